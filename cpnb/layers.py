@@ -1,0 +1,174 @@
+"""CPConv2d: a convolution replaced by the four small ones of the paper.
+
+With K(i, j, s, t) ≈ Σ_r Ky(i, r) Kx(j, r) Ks(s, r) Kt(t, r) (Lebedev et al., ICLR 2015, eq. 5)
+the convolution becomes a 1×1 one (S → R), a d×1 and a 1×d depthwise one (R → R), and a 1×1 one
+(R → T) that carries the bias: R(S + 2d + T) multiplies a position in place of S·T·d².
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .als import cp_als, cp_greedy
+from .cp import CPResult
+from .nls import cp_nls
+
+SOLVERS = {"nls": cp_nls, "als": cp_als, "greedy": cp_greedy}
+
+
+class CPConv2d(nn.Module):
+    """Four plain ``nn.Conv2d`` modules in a row: ``reduce``, ``vertical``, ``horizontal``, ``expand``.
+
+    Made by :meth:`from_conv`. Being plain modules, they are saved, compiled and exported like any
+    others. A grouped convolution is decomposed group by group, each with its own ``rank`` terms.
+
+    Attributes
+    ----------
+    rank : int
+        R, per group.
+    rel_error, degeneracy : float
+        ‖K−K̂‖/‖K‖ and Σ‖term‖²/‖K‖² of the fit that made the layer (over all groups); they do
+        not follow later training.
+    """
+
+    def __init__(self, conv: nn.Conv2d, rank: int):
+        """Build the layer's shape for ``conv``, untrained; :meth:`from_conv` fills in the factors."""
+        where = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        groups, mid = conv.groups, conv.groups * rank
+        (kh, kw), (sh, sw), (dh, dw) = conv.kernel_size, conv.stride, conv.dilation
+        if isinstance(conv.padding, str):
+            pad_y = pad_x = conv.padding
+        else:
+            pad_y, pad_x = (conv.padding[0], 0), (0, conv.padding[1])
+        depthwise = {"groups": mid, "bias": False, "padding_mode": conv.padding_mode, **where}
+        super().__init__()
+        self.reduce = nn.Conv2d(conv.in_channels, mid, 1, groups=groups, bias=False, **where)
+        self.vertical = nn.Conv2d(
+            mid, mid, (kh, 1), stride=(sh, 1), padding=pad_y, dilation=(dh, 1), **depthwise
+        )
+        self.horizontal = nn.Conv2d(
+            mid, mid, (1, kw), stride=(1, sw), padding=pad_x, dilation=(1, dw), **depthwise
+        )
+        self.expand = nn.Conv2d(
+            mid, conv.out_channels, 1, groups=groups, bias=conv.bias is not None, **where
+        )
+        self.rank = rank
+        self.rel_error = self.degeneracy = math.nan
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, rank: int, method: str = "nls", **solver_options):
+        """Decompose a convolution's kernel and return the factored layer.
+
+        Parameters
+        ----------
+        conv : nn.Conv2d
+            Kernel (T, S/groups, d_y, d_x), any stride, padding, padding mode, dilation and groups.
+        rank : int
+            R, the number of rank-one terms of each group's kernel.
+        method : {"nls", "als", "greedy"}
+        **solver_options
+            Passed to :func:`cpnb.cp_nls`, :func:`cpnb.cp_als` or :func:`cpnb.cp_greedy`.
+
+        Returns
+        -------
+        CPConv2d
+            On ``conv``'s device and in its dtype and training mode; ``conv`` is left untouched.
+
+        Raises
+        ------
+        TypeError
+            ``conv`` is not an ``nn.Conv2d`` (transposed and lazy ones are not); rank not an integer.
+        ValueError
+            Unknown ``method``; rank < 1; an all-zero or non-finite kernel.
+        """
+        check_conv(conv)
+        if method not in SOLVERS:
+            raise ValueError(f"method must be one of {', '.join(SOLVERS)}, got {method!r}")
+        kernels = conv.weight.detach().chunk(conv.groups)
+        fits = [SOLVERS[method](kernel, rank, **solver_options) for kernel in kernels]
+        layer = cls(conv, max(fit.rank for fit in fits))
+        layer._load(fits, kernels)
+        if conv.bias is not None:
+            with torch.no_grad():
+                layer.expand.bias.copy_(conv.bias)
+        for new, old in ((layer.expand.bias, conv.bias), (layer.expand.weight, conv.weight)):
+            if new is not None:
+                new.requires_grad_(old.requires_grad)
+        return layer.train(conv.training)
+
+    @torch.no_grad()
+    def _load(self, fits: list[CPResult], kernels: tuple[Tensor, ...]) -> None:
+        """Write the factors Kt (T, R), Ks (S, R), Ky (d, R), Kx (d, R) of each group into the layers."""
+        kt, ks, ky, kx = (
+            torch.cat([_pad_rank(fit.factors[n], self.rank).T for fit in fits])  # (groups·R, I_n)
+            for n in range(4)
+        )
+        self.reduce.weight.copy_(ks[:, :, None, None])  # (R, S) → (R, S, 1, 1)
+        self.vertical.weight.copy_(ky[:, None, :, None])  # (R, d) → (R, 1, d, 1)
+        self.horizontal.weight.copy_(kx[:, None, None, :])  # (R, d) → (R, 1, 1, d)
+        expand = [part.T for part in kt.chunk(len(fits))]  # (T, R) a group
+        self.expand.weight.copy_(torch.cat(expand)[:, :, None, None])
+        sq = [float(k.double().square().sum()) for k in kernels]
+        self.rel_error = math.sqrt(_mean([fit.rel_error**2 for fit in fits], sq))
+        self.degeneracy = _mean([fit.degeneracy for fit in fits], sq)
+
+    @torch.no_grad()
+    def to_conv(self) -> nn.Conv2d:
+        """The dense ``nn.Conv2d`` with the rebuilt kernel (T, S/groups, d_y, d_x) and the same options."""
+        groups, v, h = self.expand.groups, self.vertical, self.horizontal
+        same = isinstance(v.padding, str)
+        conv = nn.Conv2d(
+            self.reduce.in_channels,
+            self.expand.out_channels,
+            (v.kernel_size[0], h.kernel_size[1]),
+            stride=(v.stride[0], h.stride[1]),
+            padding=v.padding if same else (v.padding[0], h.padding[1]),
+            dilation=(v.dilation[0], h.dilation[1]),
+            groups=groups,
+            bias=self.expand.bias is not None,
+            padding_mode=v.padding_mode,
+            device=self.expand.weight.device,
+            dtype=self.expand.weight.dtype,
+        )
+        kernels = [
+            torch.einsum("tr,rs,ri,rj->tsij", kt, ks, ky, kx)
+            for kt, ks, ky, kx in zip(
+                self.expand.weight.flatten(1).chunk(groups),
+                self.reduce.weight.flatten(1).chunk(groups),
+                v.weight.flatten(1).chunk(groups),
+                h.weight.flatten(1).chunk(groups),
+                strict=True,
+            )
+        ]
+        conv.weight.copy_(torch.cat(kernels))
+        if conv.bias is not None:
+            conv.bias.copy_(self.expand.bias)
+        return conv.train(self.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, S, H, W) → (N, T, H', W'), as the convolution it replaces."""
+        return self.expand(self.horizontal(self.vertical(self.reduce(x))))
+
+    def extra_repr(self) -> str:
+        return f"rank={self.rank}, rel_error={self.rel_error:.3g}, degeneracy={self.degeneracy:.3g}"
+
+
+def check_conv(conv, name: str = "conv") -> None:
+    """Raise unless ``conv`` is a plain 2-D convolution; ``name`` is what the message calls it."""
+    if isinstance(conv, CPConv2d):
+        raise TypeError(f"{name} is already a CPConv2d; use its to_conv() to decompose it anew")
+    lazy = isinstance(conv, nn.modules.lazy.LazyModuleMixin)
+    if not isinstance(conv, nn.Conv2d) or lazy:
+        raise TypeError(f"{name} must be an nn.Conv2d, got {type(conv).__name__}")
+
+
+def _pad_rank(factor: Tensor, rank: int) -> Tensor:
+    """Zero columns up to ``rank``: the greedy method may need fewer terms for one of the groups."""
+    return nn.functional.pad(factor, (0, rank - factor.shape[1]))
+
+
+def _mean(values: list[float], weights: list[float]) -> float:
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)

@@ -1,0 +1,143 @@
+"""CPConv2d against nn.Conv2d with the rebuilt kernel: forward and gradient."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import cpnb
+from cpnb.layers import CPConv2d
+
+
+def conv(*args, **kw):
+    torch.manual_seed(0)
+    return nn.Conv2d(*args, **{"dtype": torch.float64, **kw})
+
+
+CASES = {
+    "plain": conv(4, 6, 3),
+    "stride by axis": conv(4, 6, 3, stride=(2, 3)),
+    "padding by axis": conv(4, 6, 3, padding=(0, 2)),
+    "dilation by axis": conv(4, 6, 3, dilation=(2, 1), padding=1),
+    "rectangular": conv(4, 6, (5, 2), padding=(2, 1), stride=(1, 2)),
+    "groups": conv(4, 6, 3, groups=2, padding=1),
+    "groups, stride, no bias": conv(6, 9, (3, 5), groups=3, stride=(2, 1), bias=False),
+    "same": conv(4, 6, (3, 4), padding="same", dilation=(2, 1)),
+    "valid": conv(4, 6, 3, padding="valid"),
+    "no bias": conv(4, 6, 3, bias=False),
+    "one input map": conv(1, 6, 3),
+    "1x1": conv(4, 6, 1),
+    "reflect": conv(4, 6, 3, padding=(1, 2), padding_mode="reflect"),
+    "replicate": conv(4, 6, 5, padding=2, padding_mode="replicate", stride=2),
+    "circular": conv(4, 6, 3, padding=(2, 1), padding_mode="circular"),
+    "same, reflect": conv(4, 6, 4, padding="same", padding_mode="reflect"),
+    "float32": conv(4, 6, 3, dtype=torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("method", ["nls", "greedy"])
+def test_equals_the_convolution_with_the_rebuilt_kernel(name, method):
+    dense = CASES[name]
+    rank = min(3, dense.weight[0].numel())
+    layer = CPConv2d.from_conv(dense, rank, method=method)
+    rebuilt = layer.to_conv()
+    for option in ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size"):
+        assert getattr(rebuilt, option) == getattr(dense, option)
+    x = torch.randn(2, dense.in_channels, 11, 12, dtype=dense.weight.dtype, requires_grad=True)
+    out, expected = layer(x), rebuilt(x)
+    assert out.shape == dense(x).shape
+    torch.testing.assert_close(out, expected)
+    weights = torch.randn_like(out)
+    got, want = (torch.autograd.grad((y * weights).sum(), x)[0] for y in (out, expected))
+    torch.testing.assert_close(got, want)
+    error = float((dense.weight - rebuilt.weight).detach().norm() / dense.weight.detach().norm())
+    assert layer.rel_error == pytest.approx(error, rel=1e-5, abs=1e-6)
+
+
+def test_enough_terms_give_the_dense_layer_back():
+    dense = conv(2, 3, 2)
+    layer = CPConv2d.from_conv(dense, 8, max_degeneracy=None)
+    x = torch.randn(2, 2, 7, 7, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), dense(x), rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_of_all_four_layers_are_autograds():
+    layer = CPConv2d.from_conv(conv(3, 4, 3, stride=(1, 2), padding=1), 2)
+    x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
+    weights = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    names = [n for n, _ in layer.named_parameters()]
+
+    def run(*values):
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, weights)
+
+
+def test_multiplies_fall_as_the_formula_says():
+    layer = CPConv2d.from_conv(conv(8, 16, 5), 4)
+    assert sum(p.numel() for n, p in layer.named_parameters() if "weight" in n) == 4 * (8 + 10 + 16)
+
+
+def test_keeps_dtype_mode_bias_and_leaves_the_convolution_alone():
+    dense = conv(3, 4, 3, dtype=torch.bfloat16).eval()
+    dense.bias.requires_grad_(False)
+    before = copy.deepcopy(dense.state_dict())
+    layer = CPConv2d.from_conv(dense, 2, method="als")
+    assert all(p.dtype == torch.bfloat16 for p in layer.parameters())
+    assert not layer.training and not layer.vertical.training
+    assert torch.equal(layer.expand.bias, dense.bias) and not layer.expand.bias.requires_grad
+    assert all(torch.equal(v, before[k]) for k, v in dense.state_dict().items())
+    assert layer(torch.randn(0, 3, 8, 8, dtype=torch.bfloat16)).shape == (0, 4, 6, 6)
+
+
+def test_groups_are_decomposed_one_by_one():
+    dense = conv(4, 6, 3, groups=2)
+    layer = CPConv2d.from_conv(dense, 2)
+    for kernel, rebuilt in zip(
+        dense.weight.chunk(2), layer.to_conv().weight.chunk(2), strict=True
+    ):
+        alone = cpnb.cp_nls(kernel, 2).to_tensor()
+        torch.testing.assert_close(rebuilt, alone, rtol=1e-6, atol=1e-8)
+
+
+def test_plain_modules_survive_state_dict_and_export():
+    layer = CPConv2d.from_conv(conv(3, 4, 3, padding=1, dtype=torch.float32), 2).eval()
+    x = torch.randn(2, 3, 6, 6)
+    fresh = CPConv2d(conv(3, 4, 3, padding=1, dtype=torch.float32), 2)
+    fresh.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(fresh(x), layer(x))
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(exported(x), layer(x))
+    torch.testing.assert_close(copy.deepcopy(layer)(x), layer(x))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_device_is_kept():
+    layer = CPConv2d.from_conv(conv(3, 4, 3, dtype=torch.float32).cuda(), 2)
+    assert all(p.is_cuda for p in layer.parameters()) and layer.to_conv().weight.is_cuda
+
+
+def test_bad_input():
+    dense = conv(3, 4, 3)
+    with pytest.raises(TypeError, match="conv must be an nn.Conv2d, got Linear"):
+        CPConv2d.from_conv(nn.Linear(3, 4), 2)
+    with pytest.raises(TypeError, match="got ConvTranspose2d"):
+        CPConv2d.from_conv(nn.ConvTranspose2d(3, 4, 3), 2)
+    with pytest.raises(TypeError, match="already a CPConv2d"):
+        CPConv2d.from_conv(CPConv2d.from_conv(dense, 2), 2)
+    with pytest.raises(ValueError, match="method must be one of nls, als, greedy, got 'svd'"):
+        CPConv2d.from_conv(dense, 2, method="svd")
+    with pytest.raises(ValueError, match="rank must be an integer >= 1, got 0"):
+        CPConv2d.from_conv(dense, 0)
+    nn.init.zeros_(dense.weight)
+    with pytest.raises(ValueError, match="all zeros"):
+        CPConv2d.from_conv(dense, 2)
+
+
+def test_repr_tells_the_fit():
+    layer = CPConv2d.from_conv(conv(3, 4, 3), 2)
+    assert "rank=2, rel_error=0." in repr(layer)
+    assert math.isfinite(layer.degeneracy)

@@ -1,0 +1,279 @@
+"""The NLS solver: its derivatives against autograd, its results against mathematics."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cpnb
+from cpnb.cp import MttkrpTree, balance, cp_to_tensor, normalise
+from cpnb.nls import _Model, _Point, conjugate_gradients
+
+SHAPES = [(6, 5), (4, 3, 5), (3, 3, 5, 4), (2, 3, 2, 4, 3), (1, 6, 1, 5)]
+
+
+def low_rank(shape, rank, seed=0, noise=0.0):
+    g = torch.Generator().manual_seed(seed)
+    factors = [torch.randn(i, rank, generator=g, dtype=torch.float64) for i in shape]
+    tensor = cp_to_tensor(factors)
+    return tensor + noise * torch.randn(*shape, generator=g, dtype=torch.float64)
+
+
+def point_of(shape, rank, seed=1):
+    work, _ = normalise(low_rank(shape, rank + 1, seed, noise=0.3))
+    tree = MttkrpTree(work)
+    g = torch.Generator().manual_seed(seed)
+    factors = [torch.randn(i, rank, generator=g, dtype=torch.float64) * 0.4 for i in shape]
+    return work, tree, _Point.at(tree, balance(factors))
+
+
+def flat(parts):
+    return torch.cat([p.flatten() for p in parts])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bounded", [False, True])
+def test_gradient_of_the_merit_is_autograds(shape, bounded):
+    work, tree, point = point_of(shape, 3)
+    bound, barrier = (2 * point.degeneracy, 0.01) if bounded else (math.inf, 0.0)
+
+    def merit(*factors):
+        value = 0.5 * (work - cp_to_tensor(list(factors))).square().sum()
+        if bounded:
+            terms = math.prod((u.square().sum(0) for u in factors), start=torch.ones(()))
+            value = value - barrier * torch.log(1 - terms.sum() / bound)
+        return value
+
+    leaves = [u.clone().requires_grad_() for u in point.factors]
+    value = merit(*leaves)
+    expected = flat(torch.autograd.grad(value, leaves))
+    model = _Model(tree, point, barrier, bound)
+    got = flat(model.gradient.split(model.sizes))
+    assert point.merit(barrier, bound) == pytest.approx(float(value.detach()), rel=1e-12)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gauss_newton_product_is_autograds(shape):
+    _, tree, point = point_of(shape, 3)
+    g = torch.Generator().manual_seed(5)
+    x = [torch.randn(u.shape, generator=g, dtype=torch.float64) for u in point.factors]
+    factors = tuple(point.factors)
+
+    def rebuild(*factors):
+        return cp_to_tensor(list(factors))
+
+    _, image = torch.func.jvp(rebuild, factors, tuple(x))
+    back = torch.func.vjp(rebuild, *factors)[1](image)
+    model = _Model(tree, point, 0.0, math.inf)
+    got = model.product(torch.cat(x), damping=0.25)
+    expected = torch.cat(back) + 0.25 * torch.cat(x)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_barrier_product_is_autograds(shape):
+    """Gauss–Newton on the terms as residuals, plus the outer product of their slope."""
+    _, tree, point = point_of(shape, 3)
+    bound, barrier = 2 * point.degeneracy, 0.01
+    room = bound - point.degeneracy
+    factors = tuple(point.factors)
+
+    def terms(*factors):
+        columns = [cp_to_tensor([u[:, [r]] for u in factors]).flatten() for r in range(3)]
+        return torch.cat(columns)
+
+    g = torch.Generator().manual_seed(6)
+    x = [torch.randn(u.shape, generator=g, dtype=torch.float64) for u in factors]
+    _, image = torch.func.jvp(terms, factors, tuple(x))
+    back = torch.cat(torch.func.vjp(terms, *factors)[1](image)) * (2 * barrier / room)
+    slope = torch.cat(torch.func.vjp(lambda *f: terms(*f).square().sum(), *factors)[1](torch.ones((), dtype=torch.float64)))
+    outer = barrier / room**2 * slope * (slope * torch.cat(x)).sum()
+    got = _Model(tree, point, barrier, bound).product(torch.cat(x), 0.0)
+    plain = _Model(tree, point, 0.0, math.inf).product(torch.cat(x), 0.0)
+    torch.testing.assert_close(got - plain, back + outer, rtol=1e-9, atol=1e-10)
+
+
+def test_conjugate_gradients_solves_and_reports_the_residual(monkeypatch):
+    monkeypatch.setattr("cpnb.nls.CG_TOLERANCE", 1e-12)
+    g = torch.Generator().manual_seed(0)
+    root = torch.randn(8, 8, generator=g, dtype=torch.float64)
+    matrix = root @ root.T + torch.eye(8, dtype=torch.float64)
+    rhs = torch.randn(8, 1, generator=g, dtype=torch.float64)
+    x, residual, count = conjugate_gradients(lambda v: matrix @ v, rhs, lambda v: v)
+    torch.testing.assert_close(x, torch.linalg.solve(matrix, rhs))
+    torch.testing.assert_close(residual, rhs - matrix @ x, rtol=0, atol=1e-9)
+    assert count <= 20
+
+
+@pytest.mark.parametrize("shape,rank", [((6, 7), 3), ((5, 6, 7), 4), ((3, 3, 8, 9), 5), ((3, 2, 4, 3, 3), 3)])
+def test_exact_recovery(shape, rank):
+    tensor = low_rank(shape, rank)
+    cp = cpnb.cp_nls(tensor, rank, max_degeneracy=None, n_iter_max=300, tol=1e-14)
+    assert cp.rel_error < 1e-8
+    torch.testing.assert_close(cp.to_tensor(), tensor, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [cpnb.cp_nls, cpnb.cp_als, cpnb.cp_greedy])
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5), (3, 3, 5, 4), (2, 3, 2, 4, 3), (1, 6, 1, 5), (1, 1)])
+def test_reported_figures_are_those_of_the_factors(method, shape):
+    tensor = low_rank(shape, 4, seed=2, noise=0.5)
+    with pytest.warns(UserWarning) if 4 > tensor.numel() // max(shape) else _nothing():
+        cp = method(tensor, 4)
+    size = tensor.norm()
+    error = float((tensor - cp.to_tensor()).norm() / size)
+    terms = math.prod((u.square().sum(0) for u in cp.factors), start=torch.ones(()))
+    assert cp.rel_error == pytest.approx(error, rel=1e-6, abs=1e-7)
+    assert cp.degeneracy == pytest.approx(float(terms.sum() / size**2), rel=1e-6)
+    errors = [h.rel_error for h in cp.history]
+    assert all(b <= a for a, b in zip(errors, errors[1:], strict=False))
+
+
+class _nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        return False
+
+
+def border_rank_tensor():
+    """a∘a∘b + a∘b∘a + b∘a∘a: rank 3, but a limit of rank-2 tensors (de Silva & Lim 2008)."""
+    a, b = torch.eye(2, dtype=torch.float64)
+    e = torch.einsum
+    return e("i,j,k->ijk", a, a, b) + e("i,j,k->ijk", a, b, a) + e("i,j,k->ijk", b, a, a)
+
+
+@pytest.mark.parametrize("bound", [1.0, 3.0, 10.0])
+def test_bound_on_degeneracy_is_kept_and_used(bound):
+    tensor = border_rank_tensor()
+    plain = cpnb.cp_nls(tensor, 2, max_degeneracy=None, n_iter_max=500)
+    stable = cpnb.cp_nls(tensor, 2, max_degeneracy=bound, n_iter_max=500)
+    assert plain.degeneracy > 100  # no best rank-2 approximation exists: the terms diverge
+    assert 0.95 * bound <= stable.degeneracy <= bound
+    assert plain.rel_error < stable.rel_error < 1
+
+
+def test_a_bound_that_does_not_bind_changes_nothing():
+    tensor = low_rank((4, 5, 6), 3)
+    cp = cpnb.cp_nls(tensor, 3, max_degeneracy=100.0, tol=1e-14)
+    assert cp.rel_error < 1e-7
+
+
+def test_nls_beats_greedy_and_matches_als():
+    tensor = low_rank((3, 3, 8, 12), 10, seed=3, noise=1.0)
+    nls, als, greedy = (f(tensor, 8).rel_error for f in (cpnb.cp_nls, cpnb.cp_als, cpnb.cp_greedy))
+    assert nls <= als * 1.01 < greedy
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    rank=st.integers(1, 6),
+    seed=st.integers(0, 10),
+)
+def test_any_shape_stays_finite_monotone_and_bounded(shape, rank, seed):
+    g = torch.Generator().manual_seed(seed)
+    tensor = torch.randn(*shape, generator=g, dtype=torch.float64)
+    enough = tensor.numel() // max(shape)
+    cp = cpnb.cp_nls(tensor, min(rank, enough), n_iter_max=20, random_state=seed)
+    assert math.isfinite(cp.rel_error) and cp.rel_error <= 1 + 1e-9
+    assert cp.degeneracy <= 10
+    assert all(torch.isfinite(u).all() for u in cp.factors)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scale_invariance(scale, dtype):
+    tensor = low_rank((3, 3, 4, 5), 4, noise=0.2).to(dtype)
+    one = cpnb.cp_nls(tensor, 3, n_iter_max=30)
+    other = cpnb.cp_nls(tensor * scale, 3, n_iter_max=30)
+    assert other.rel_error == pytest.approx(one.rel_error, rel=1e-3)
+    back = other.to_tensor() / scale
+    torch.testing.assert_close(back, one.to_tensor(), rtol=1e-2, atol=1e-2)
+
+
+def test_permuted_modes_fit_as_well():
+    tensor = low_rank((3, 4, 5, 6), 4, noise=0.1)
+    one = cpnb.cp_nls(tensor, 4).rel_error
+    assert cpnb.cp_nls(tensor.permute(2, 0, 3, 1), 4).rel_error == pytest.approx(one, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32])
+def test_dtypes(dtype):
+    tensor = (low_rank((4, 5, 6), 2) * 10).to(dtype)
+    cp = cpnb.cp_nls(tensor, 2)
+    expected = dtype if dtype.is_floating_point else torch.float32
+    assert all(u.dtype == expected for u in cp.factors)
+    assert cp.rel_error < 0.05
+
+
+def test_seeded_and_array_input():
+    tensor = low_rank((3, 3, 6, 7), 6, noise=0.3)
+    one, same = cpnb.cp_nls(tensor, 9, random_state=1), cpnb.cp_nls(tensor.numpy(), 9, random_state=1)
+    other = cpnb.cp_nls(tensor, 9, random_state=2)
+    assert all(torch.equal(a, b) for a, b in zip(one.factors, same.factors, strict=True))
+    assert not torch.equal(one.factors[0], other.factors[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_matches_cpu():
+    tensor = low_rank((3, 3, 8, 9), 6, noise=0.3)
+    cp = cpnb.cp_nls(tensor.cuda(), 6, n_iter_max=50)
+    assert cp.factors[0].is_cuda
+    assert cp.rel_error == pytest.approx(cpnb.cp_nls(tensor, 6, n_iter_max=50).rel_error, rel=1e-3)
+
+
+def test_a_given_start_is_used_even_when_degenerate():
+    tensor = low_rank((3, 3, 6, 7), 6, noise=0.3)
+    first = cpnb.cp_nls(tensor, 4, n_iter_max=100)
+    again = cpnb.cp_nls(tensor, 4, init=first, n_iter_max=5)
+    assert again.history[0].rel_error == pytest.approx(first.rel_error, abs=1e-3)
+    divergent = cpnb.cp_nls(border_rank_tensor(), 2, max_degeneracy=None, n_iter_max=300)
+    tamed = cpnb.cp_nls(border_rank_tensor(), 2, init=divergent, max_degeneracy=5.0)
+    assert tamed.degeneracy <= 5.0
+
+
+def test_callback_sees_each_iteration_and_can_stop():
+    seen = []
+    tensor = low_rank((4, 5, 6), 5, noise=0.3)
+    cp = cpnb.cp_nls(tensor, 4, callback=lambda it: seen.append(it) or len(seen) == 3)
+    assert seen == cp.history and len(seen) == 3
+
+
+TENSOR = torch.randn(3, 4, 5)
+
+
+@pytest.mark.parametrize("method", [cpnb.cp_nls, cpnb.cp_als, cpnb.cp_greedy])
+@pytest.mark.parametrize(
+    "tensor,rank,error,message",
+    [
+        (TENSOR, 0, ValueError, "rank must be an integer >= 1, got 0"),
+        (TENSOR, 1.5, TypeError, "rank must be an integer >= 1, got 1.5"),
+        (TENSOR * math.nan, 2, ValueError, "60 NaN or Inf of 60"),
+        (TENSOR / 0.0, 2, ValueError, "NaN or Inf"),
+        (TENSOR * 0, 2, ValueError, "all zeros"),
+        (TENSOR[0, 0], 2, ValueError, r"order >= 2, got shape \(5,\)"),
+        (TENSOR[:0], 2, ValueError, "must not be empty"),
+        (TENSOR.cfloat(), 2, TypeError, "must be real"),
+    ],
+)
+def test_bad_input(method, tensor, rank, error, message):
+    with pytest.raises(error, match=message):
+        method(tensor, rank)
+
+
+@pytest.mark.parametrize(
+    "option,message",
+    [
+        ({"init": "hosvd"}, "init must be .*'hosvd'"),
+        ({"init": 3}, "init must be .* got int"),
+        ({"max_degeneracy": 0.0}, "max_degeneracy must be positive or None, got 0.0"),
+        ({"init": (None, [torch.ones(3, 2)] * 3)}, "factors of shapes"),
+    ],
+)
+def test_bad_options(option, message):
+    with pytest.raises(ValueError, match=message):
+        cpnb.cp_nls(TENSOR, 2, **option)
