@@ -13,7 +13,7 @@ import time
 import torch
 from torch import Tensor
 
-from .cp import (
+from cpnb.cp import (
     CPResult,
     Iteration,
     MttkrpTree,
@@ -23,7 +23,7 @@ from .cp import (
     normalise,
     sum_sq_terms,
 )
-from .starts import ridge_sweep, start
+from cpnb.starts import ridge_sweep, start
 
 
 def cp_als(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from .layers import CPConv2d, check_conv
+from cpnb.layers import CPConv2d, check_conv
 
 
 def decompose(

@@ -12,15 +12,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .als import cp_als, cp_greedy
-from .cp import CPResult
-from .nls import cp_nls
+from cpnb.als import cp_als, cp_greedy
+from cpnb.cp import CPResult
+from cpnb.nls import cp_nls
 
 SOLVERS = {"nls": cp_nls, "als": cp_als, "greedy": cp_greedy}
 
 
 class CPConv2d(nn.Module):
-    """Four plain ``nn.Conv2d`` modules in a row: ``reduce``, ``vertical``, ``horizontal``, ``expand``.
+    """Four plain ``nn.Conv2d`` in a row: ``reduce``, ``vertical``, ``horizontal``, ``expand``.
 
     Made by :meth:`from_conv`. Being plain modules, they are saved, compiled and exported like any
     others. A grouped convolution is decomposed group by group, each with its own ``rank`` terms.
@@ -35,7 +35,7 @@ class CPConv2d(nn.Module):
     """
 
     def __init__(self, conv: nn.Conv2d, rank: int):
-        """Build the layer's shape for ``conv``, untrained; :meth:`from_conv` fills in the factors."""
+        """Build the layer's shape for ``conv``; :meth:`from_conv` fills in the factors."""
         where = {"device": conv.weight.device, "dtype": conv.weight.dtype}
         groups, mid = conv.groups, conv.groups * rank
         (kh, kw), (sh, sw), (dh, dw) = conv.kernel_size, conv.stride, conv.dilation
@@ -80,7 +80,7 @@ class CPConv2d(nn.Module):
         Raises
         ------
         TypeError
-            ``conv`` is not an ``nn.Conv2d`` (transposed and lazy ones are not); rank not an integer.
+            ``conv`` is not an ``nn.Conv2d`` (transposed and lazy ones are not); rank no integer.
         ValueError
             Unknown ``method``; rank < 1; an all-zero or non-finite kernel.
         """
@@ -101,7 +101,7 @@ class CPConv2d(nn.Module):
 
     @torch.no_grad()
     def _load(self, fits: list[CPResult], kernels: tuple[Tensor, ...]) -> None:
-        """Write the factors Kt (T, R), Ks (S, R), Ky (d, R), Kx (d, R) of each group into the layers."""
+        """Write each group's factors Kt (T, R), Ks (S, R), Ky (d, R), Kx (d, R) into the layers."""
         kt, ks, ky, kx = (
             torch.cat([_pad_rank(fit.factors[n], self.rank).T for fit in fits])  # (groups·R, I_n)
             for n in range(4)
@@ -117,7 +117,7 @@ class CPConv2d(nn.Module):
 
     @torch.no_grad()
     def to_conv(self) -> nn.Conv2d:
-        """The dense ``nn.Conv2d`` with the rebuilt kernel (T, S/groups, d_y, d_x) and the same options."""
+        """The dense ``nn.Conv2d``: rebuilt kernel (T, S/groups, d_y, d_x), the same options."""
         groups, v, h = self.expand.groups, self.vertical, self.horizontal
         same = isinstance(v.padding, str)
         conv = nn.Conv2d(

@@ -1,4 +1,4 @@
-"""CP by non-linear least squares: Levenberg–Marquardt on Gauss–Newton, the paper's solver kept stable.
+"""CP by non-linear least squares: the paper's Gauss–Newton solver, kept stable.
 
 The paper (Lebedev et al., ICLR 2015, sec. 3.1) minimises ½‖T − [[U_1, ..., U_N]]‖² over all
 factors at once by Gauss–Newton (Tensorlab's ``cpd_nls``). The Jacobian is never formed: with
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cp import (
+from cpnb.cp import (
     CPResult,
     Iteration,
     MttkrpTree,
@@ -40,7 +40,7 @@ from .cp import (
     normalise,
     sum_sq_terms,
 )
-from .starts import ridge_sweep, shrink_terms, start
+from cpnb.starts import ridge_sweep, shrink_terms, start
 
 CG_MAX = 60  # conjugate-gradient iterations a step, at most
 CG_TOLERANCE = 0.1  # of the gradient: an inexact step costs less than it loses
@@ -105,9 +105,7 @@ def cp_nls(
         factors = shrink_terms(tree, factors, 0.9 * max_degeneracy)
     bound = math.inf if max_degeneracy is None else float(max_degeneracy)
     point, history = _descend(tree, factors, bound, n_iter_max, tol, callback, began)
-    return finish(
-        point.factors, norm, given, math.sqrt(point.sq_error), point.degeneracy, history
-    )
+    return finish(point.factors, norm, given, math.sqrt(point.sq_error), point.degeneracy, history)
 
 
 @dataclass
@@ -180,7 +178,7 @@ def _descend(tree, factors, bound, n_iter_max, tol, callback, began):
 
 
 class _Model:
-    """The quadratic model of the merit at a point, never formed: gradient and matrix–vector product."""
+    """Quadratic model of the merit at a point, never formed: gradient, matrix–vector product."""
 
     def __init__(self, tree: MttkrpTree, point: _Point, barrier: float, bound: float):
         n_modes = len(point.factors)
@@ -194,14 +192,20 @@ class _Model:
         zero = torch.zeros_like(ones)
         gamma = [hadamard_but(point.grams, n) for n in range(n_modes)]
         self.gamma = torch.stack(gamma) * lift
-        self.cross = torch.stack(
-            [
-                torch.stack(
-                    [zero if n == m else hadamard_but(point.grams, n, m) for m in range(n_modes)]
-                )
-                for n in range(n_modes)
-            ]
-        ) * lift
+        self.cross = (
+            torch.stack(
+                [
+                    torch.stack(
+                        [
+                            zero if n == m else hadamard_but(point.grams, n, m)
+                            for m in range(n_modes)
+                        ]
+                    )
+                    for n in range(n_modes)
+                ]
+            )
+            * lift
+        )
         mttkrps = tree.mttkrps(point.factors, point.left)
         self.gradient = torch.cat(
             [u @ g - h for u, g, h in zip(point.factors, self.gamma, mttkrps, strict=True)]
@@ -229,7 +233,7 @@ class _Model:
         return out
 
     def step(self, damping: float) -> tuple[list[Tensor], float, int]:
-        """Solve (JᵀJ + λI) s = −∇ by preconditioned CG; return s, the predicted decrease, the count."""
+        """Solve (JᵀJ + λI) s = −∇ by PCG: s, the predicted decrease, the CG iterations."""
         # λ no smaller than rounding, or the preconditioner is not positive definite.
         floor = self.scale * torch.finfo(self.gamma.dtype).eps * 10
         eye = torch.eye(self.gamma.shape[-1], dtype=self.gamma.dtype, device=self.gamma.device)
@@ -250,7 +254,7 @@ class _Model:
 
 
 def conjugate_gradients(product, rhs: Tensor, precondition) -> tuple[Tensor, Tensor, int]:
-    """Preconditioned CG on ``product(x) = rhs`` from zero; returns x, rhs − product(x), iterations."""
+    """Preconditioned CG on ``product(x) = rhs`` from zero: x, rhs − product(x), iterations."""
     x, residual = torch.zeros_like(rhs), rhs.clone()
     z = precondition(residual)
     direction, rz = z.clone(), (residual * z).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cp import MttkrpTree, balance, hadamard_but, sum_sq_terms
+from cpnb.cp import MttkrpTree, balance, hadamard_but, sum_sq_terms
 
 
 def start(tensor: Tensor, rank: int, init, random_state) -> list[Tensor]:

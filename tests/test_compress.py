@@ -56,7 +56,11 @@ def test_solver_options_reach_the_solver(net):
 @pytest.mark.parametrize(
     "ranks,error,message",
     [
-        ({"conv9": 2}, ValueError, "no layer 'conv9' in Sequential; its convolutions are conv1, block.0"),
+        (
+            {"conv9": 2},
+            ValueError,
+            "no layer 'conv9' in Sequential; its convolutions are conv1, block.0",
+        ),
         ({"head": 2}, TypeError, "layer 'head' must be an nn.Conv2d, got Linear"),
         ({}, ValueError, "must name at least one of conv1, block.0"),
         (64, TypeError, "must map layer names to ranks"),

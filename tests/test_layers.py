@@ -96,9 +96,7 @@ def test_keeps_dtype_mode_bias_and_leaves_the_convolution_alone():
 def test_groups_are_decomposed_one_by_one():
     dense = conv(4, 6, 3, groups=2)
     layer = CPConv2d.from_conv(dense, 2)
-    for kernel, rebuilt in zip(
-        dense.weight.chunk(2), layer.to_conv().weight.chunk(2), strict=True
-    ):
+    for kernel, rebuilt in zip(dense.weight.chunk(2), layer.to_conv().weight.chunk(2), strict=True):
         alone = cpnb.cp_nls(kernel, 2).to_tensor()
         torch.testing.assert_close(rebuilt, alone, rtol=1e-6, atol=1e-8)
 

@@ -89,7 +89,11 @@ def test_barrier_product_is_autograds(shape):
     x = [torch.randn(u.shape, generator=g, dtype=torch.float64) for u in factors]
     _, image = torch.func.jvp(terms, factors, tuple(x))
     back = torch.cat(torch.func.vjp(terms, *factors)[1](image)) * (2 * barrier / room)
-    slope = torch.cat(torch.func.vjp(lambda *f: terms(*f).square().sum(), *factors)[1](torch.ones((), dtype=torch.float64)))
+    slope = torch.cat(
+        torch.func.vjp(lambda *f: terms(*f).square().sum(), *factors)[1](
+            torch.ones((), dtype=torch.float64)
+        )
+    )
     outer = barrier / room**2 * slope * (slope * torch.cat(x)).sum()
     got = _Model(tree, point, barrier, bound).product(torch.cat(x), 0.0)
     plain = _Model(tree, point, 0.0, math.inf).product(torch.cat(x), 0.0)
@@ -108,7 +112,9 @@ def test_conjugate_gradients_solves_and_reports_the_residual(monkeypatch):
     assert count <= 20
 
 
-@pytest.mark.parametrize("shape,rank", [((6, 7), 3), ((5, 6, 7), 4), ((3, 3, 8, 9), 5), ((3, 2, 4, 3, 3), 3)])
+@pytest.mark.parametrize(
+    "shape,rank", [((6, 7), 3), ((5, 6, 7), 4), ((3, 3, 8, 9), 5), ((3, 2, 4, 3, 3), 3)]
+)
 def test_exact_recovery(shape, rank):
     tensor = low_rank(shape, rank)
     cp = cpnb.cp_nls(tensor, rank, max_degeneracy=None, n_iter_max=300, tol=1e-14)
@@ -117,10 +123,12 @@ def test_exact_recovery(shape, rank):
 
 
 @pytest.mark.parametrize("method", [cpnb.cp_nls, cpnb.cp_als, cpnb.cp_greedy])
-@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5), (3, 3, 5, 4), (2, 3, 2, 4, 3), (1, 6, 1, 5), (1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(6, 5), (4, 3, 5), (3, 3, 5, 4), (2, 3, 2, 4, 3), (1, 6, 1, 5), (1, 1)]
+)
 def test_reported_figures_are_those_of_the_factors(method, shape):
     tensor = low_rank(shape, 4, seed=2, noise=0.5)
-    with pytest.warns(UserWarning) if 4 > tensor.numel() // max(shape) else _nothing():
+    with pytest.warns(UserWarning) if tensor.numel() // max(shape) < 4 else _nothing():
         cp = method(tensor, 4)
     size = tensor.norm()
     error = float((tensor - cp.to_tensor()).norm() / size)
@@ -212,7 +220,10 @@ def test_dtypes(dtype):
 
 def test_seeded_and_array_input():
     tensor = low_rank((3, 3, 6, 7), 6, noise=0.3)
-    one, same = cpnb.cp_nls(tensor, 9, random_state=1), cpnb.cp_nls(tensor.numpy(), 9, random_state=1)
+    one, same = (
+        cpnb.cp_nls(tensor, 9, random_state=1),
+        cpnb.cp_nls(tensor.numpy(), 9, random_state=1),
+    )
     other = cpnb.cp_nls(tensor, 9, random_state=2)
     assert all(torch.equal(a, b) for a, b in zip(one.factors, same.factors, strict=True))
     assert not torch.equal(one.factors[0], other.factors[0])
