@@ -1,0 +1,116 @@
+"""Training and fine-tuning classifiers: one plain PyTorch loop for both.
+
+Fine-tuning the entire network after a layer was decomposed is the second half of the paper's method
+(Lebedev et al., arXiv 1412.6553, section 2). A run is a function of its recipe, its data and its
+starting weights alone, and may be interrupted and resumed at any epoch.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cpnb.engine import History, Run, TrainingError, forked_random_state, frozen
+from cpnb.evaluation import accuracy, device_of, pick_device
+from cpnb.recipe import Recipe
+
+__all__ = ["History", "TrainingError", "accuracy", "finetune", "pick_device", "train"]
+
+
+def train(
+    model: nn.Module,
+    loader,
+    epochs: int,
+    *,
+    validation=None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+    checkpoint=None,
+    device=None,
+    progress: bool = True,
+    **settings,
+) -> History:
+    """Train `model` in place and return one row of measurements an epoch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps images (N, C, H, W) to logits (N, classes). It comes back on the device it came on,
+        contiguous (NCHW), in evaluation mode and, if there is validation data, with the weights
+        that did best on it.
+    loader : Dataset, DataLoader or callable
+        Pairs (images, integer labels). Of a data set with everything in memory (`.images` and
+        `.labels`, or a TensorDataset) batches are cut directly, which is faster than a DataLoader.
+        A callable is given the epoch (from 1) and returns the data for it: fresh samples.
+    epochs : int
+        Passes over the data.
+    validation : Dataset or DataLoader, optional
+        Evaluated after every epoch.
+    augment : callable, optional
+        `augment(images, generator) -> images`, applied to every training batch on the training
+        device; the seeded generator, on the same device, is its source of randomness.
+    on_epoch : callable, optional
+        Called with the new row of the history after every epoch.
+    checkpoint : path-like, optional
+        File written after every epoch. If it exists the run goes on from there, and ends with the
+        weights it would have had without the interruption; a finished run is only loaded.
+    device : torch.device or str, optional
+        By default `pick_device()`.
+    progress : bool
+        Show a progress bar.
+    **settings
+        The other fields of `Recipe`: lr, optimizer, momentum, weight_decay, schedule, warmup,
+        label_smoothing, clip_norm, patience, freeze, batch_size, channels_last, background, seed.
+
+    Returns
+    -------
+    list of dict
+        Keys: epoch (from 1), seconds, lr (of its last step), train_loss, train_accuracy (over the
+        augmented batches, as the weights change) and, with validation data, val_loss and
+        val_accuracy. Accuracies are shares, 0 to 1.
+
+    Raises
+    ------
+    TrainingError
+        If the loss or the weights become infinite or NaN; the checkpoint, if any, keeps the last
+        good epoch.
+    CheckpointError
+        If the checkpoint is damaged, of another model or of another recipe.
+    """
+    recipe = Recipe.from_settings(epochs, settings)
+    home = device_of(model)
+    device = torch.device(device) if device is not None else pick_device()
+    try:
+        with frozen(model, recipe.freeze), forked_random_state(device):
+            run = Run(model, loader, recipe, validation, augment, device)
+            if checkpoint is not None and Path(checkpoint).exists():
+                run.resume(checkpoint)
+            total, done = epochs * run.steps, run.epoch * run.steps
+            with tqdm(total=total, initial=done, unit="batch", disable=not progress) as bar:
+                while not run.finished:
+                    row = run.one_epoch(bar)
+                    if checkpoint is not None:
+                        run.save(checkpoint)
+                    if on_epoch is not None:
+                        on_epoch(dict(row))
+            if run.best is not None:
+                model.load_state_dict(run.best)
+    finally:
+        model.to(home, memory_format=torch.contiguous_format).eval()
+    return run.history
+
+
+FINETUNE = {"lr": 0.005, "weight_decay": 1e-4}
+
+
+def finetune(model: nn.Module, loader, epochs: int = 5, **arguments) -> History:
+    """Fine-tune the entire network after decomposition: `train` with gentler defaults.
+
+    A smaller learning rate and a weaker weight decay: a decomposed layer multiplies four factors,
+    so that a step of ordinary length can be much too long for it (the instability that the paper
+    reports). Parameters and result are those of `train`; `freeze=("conv1",)` holds named parts
+    still.
+    """
+    return train(model, loader, epochs, **(FINETUNE | arguments))
