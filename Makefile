@@ -1,0 +1,87 @@
+# Needs python3.11 (or newer, by PY=python3.12), make and git. Every target builds .venv by itself.
+
+PY ?= python3.11
+SIZE ?= standard
+RESULTS ?= results/local
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+STAMP := $(VENV)/.stamp
+UNFINISHED := $(VENV)/.unfinished
+
+NOTEBOOKS = $(filter-out %.failed.ipynb,$(sort $(wildcard notebooks/[0-9]*.ipynb)))
+REPLICATED = $(filter notebooks/00_% notebooks/01_% notebooks/02_% notebooks/03_% notebooks/04_% \
+	notebooks/05_% notebooks/06_%,$(NOTEBOOKS))
+REPORTED = $(filter notebooks/10_%,$(NOTEBOOKS))
+OUT = $(RESULTS)/$(SIZE)
+PARAMETERS = notebooks/parameters/$(SIZE).yaml
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help replicate test lab sweep report notebooks lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+# The stamp is written last, so an interrupted set-up is taken up again; what it left half-installed
+# cannot be trusted, so then the environment is built anew.
+$(STAMP): requirements.txt pyproject.toml
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: '$(PY)' is not a Python of version 3.11 or newer that can be run." >&2; \
+		echo "Install Python 3.11, or name another one: make PY=/path/to/python3.12 ..." >&2; \
+		exit 1; }
+	@if test -e $(UNFINISHED); then $(PY) -m venv --clear $(VENV); else $(PY) -m venv $(VENV); fi
+	@touch $(UNFINISHED)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv \
+		|| echo "uv cannot be installed here; going on with pip, which is slower"
+	@if $(PYTHON) -m uv --version >/dev/null 2>&1; then \
+		install="$(PYTHON) -m uv pip install --python $(PYTHON)"; \
+	else \
+		install="$(PYTHON) -m pip install --disable-pip-version-check"; \
+	fi; \
+	$$install -r requirements.txt && $$install --no-deps -e .
+	@rm $(UNFINISHED)
+	@touch $(STAMP)
+
+replicate: export CPNB_RESULTS = $(abspath $(RESULTS))
+replicate: $(STAMP) ## the main job: notebooks 00 to 06 and 10; an interrupted one is taken up again (SIZE=standard|full)
+	@status=0; \
+	$(PYTHON) -m cpnb.sweep $(REPLICATED) --parameters $(PARAMETERS) --out $(OUT) || status=1; \
+	$(PYTHON) -m cpnb.sweep $(REPORTED) --parameters $(PARAMETERS) --out $(OUT) --force || status=1; \
+	echo; \
+	test $$status = 0 || echo "Not every notebook finished (see above); run the same command again."; \
+	echo "Executed notebooks: $(OUT)/"; \
+	echo "Records of the runs: $(RESULTS)/records.jsonl"; \
+	echo "Report: $(patsubst notebooks/%,$(OUT)/%,$(REPORTED))"; \
+	exit $$status
+
+test: $(STAMP) ## unit tests, every notebook by nbval, and by papermill with tiny parameters
+	$(PYTHON) -m pytest
+	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
+	if test -n "$(NOTEBOOKS)"; then \
+		CPNB_RESULTS="$$results" $(PYTHON) -m pytest --nbval-lax --nbval-current-env \
+			--nbval-cell-timeout=300 --durations=5 $(NOTEBOOKS); \
+	else \
+		echo "no notebooks yet: nbval has nothing to run"; \
+	fi
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+sweep: $(STAMP) ## a grid of your own: make sweep NOTEBOOK=notebooks/03_decompose.ipynb GRID="rank=16,32 method=nls,als"
+	@test -n "$(NOTEBOOK)" || { echo 'make sweep NOTEBOOK=notebooks/NAME.ipynb GRID="name=value,value ..."' >&2; exit 2; }
+	$(PYTHON) -m cpnb.sweep $(NOTEBOOK) $(if $(GRID),--grid $(GRID)) --out $(RESULTS)/sweep
+
+report: $(STAMP) ## the table of claims, from the committed records
+	@$(PYTHON) -m cpnb.report
+
+notebooks: $(STAMP) ## execute all notebooks in place at their short size and keep the outputs
+	$(PYTHON) -m cpnb.sweep --in-place $(NOTEBOOKS)
+
+lint: $(STAMP) ## ruff over module, tests and notebooks
+	$(BIN)/ruff check .
+
+clean: ## remove .venv and caches; results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

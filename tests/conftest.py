@@ -1,0 +1,35 @@
+"""What holds for every test: results go to a temporary folder, seeds and threads are fixed."""
+
+import os
+import random
+import shutil
+import tempfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("repeatable")
+
+
+def pytest_configure(config):
+    """Set before any test module is imported, and seen by the kernels that tests start."""
+    config.results_folder = tempfile.mkdtemp(prefix="cpnb-test-results-")
+    os.environ["CPNB_RESULTS"] = config.results_folder
+    # Kernels work in other folders; they too shall test this checkout, installed or not.
+    paths = [str(config.rootpath), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.results_folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
