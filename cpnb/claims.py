@@ -1,0 +1,176 @@
+"""Every claim of the paper and of its rivals, and how the records answer it.
+
+``mark``: C, confirmed in a readable source; U, from memory, unconfirmed; A, arithmetic. A claim's
+``find`` takes the records and returns (what was measured here, verdict), or None without a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import mean, median
+
+YES, NO = "replicated", "not replicated"
+NOT_YET = "not tested yet"
+Finding = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim; ``missing`` is its verdict while nothing is recorded."""
+
+    text: str
+    paper: str
+    mark: str
+    find: Callable[[list[dict]], Finding | None]
+    command: str = ""
+    missing: str = NOT_YET
+
+
+def _runs(rows: list[dict], **wanted) -> list[dict]:
+    return [r for r in rows if all(r.get(k) == v for k, v in wanted.items())]
+
+
+def _main_runs(rows: list[dict]) -> list[dict]:
+    """The pipeline at ranks (64, 64) on real characters; the newest run of each seed."""
+    runs = _runs(rows, claim="charnet-finetune", dataset="chars74k", method="nls", ranks=[64, 64])
+    bounded = [r for r in runs if r["parameters"].get("max_degeneracy")]
+    return list({r["seed"]: r for r in bounded}.values())
+
+
+def _percent(runs: list[dict], key: str) -> float:
+    return 100 * mean(r[key] for r in runs)
+
+
+def baseline(rows):
+    runs = _runs(rows, claim="charnet-baseline", dataset="chars74k", saved=True)
+    if not runs:
+        return None
+    run = runs[-1]
+    good, every = 100 * run["accuracy_good"], 100 * run["accuracy"]
+    here = (
+        f"{good:.1f}% on GoodImg, {every:.1f}% on all {run['test_size']} characters of the "
+        f"Chars74K test split; trained in {run['seconds'] / 60:.0f} minutes"
+    )
+    return here, f"{YES} on other data" if good >= 91 else NO
+
+
+def accuracy_after(rows):
+    runs = _main_runs(rows)
+    if not runs:
+        return None
+    before, after = _percent(runs, "accuracy_baseline"), _percent(runs, "accuracy_finetuned")
+    good = _percent(runs, "accuracy_baseline_good"), _percent(runs, "accuracy_finetuned_good")
+    here = (
+        f"{before:.1f}% → {after:.1f}% (GoodImg {good[0]:.1f}% → {good[1]:.1f}%), mean of "
+        f"{len(runs)} seeds, Chars74K test"
+    )
+    return here, YES if before - after <= 1 else NO
+
+
+def cpu_speedup(rows):
+    runs = [r for r in _main_runs(rows) if r["latency"]["device"] == "cpu"]
+    if not runs:
+        return None
+    found, bound = median(r["speedup"] for r in runs), runs[0]["bound"]
+    verdict = YES if found >= 8.5 else NO
+    return f"{found:.1f}× of a possible {bound:.2f}× (batch 64, ranks 64 and 64)", verdict
+
+
+def ranks_64(rows):
+    runs = _main_runs(rows)
+    if not runs:
+        return None
+    before = _percent(runs, "accuracy_baseline")
+    raw, after = before - _percent(runs, "accuracy_decomposed"), before - _percent(
+        runs, "accuracy_finetuned"
+    )
+    here = f"drop {raw:.1f} points as decomposed, {after:.1f} after fine-tuning"
+    return here, YES if after <= 1 else NO
+
+
+def surviving_error(rows):
+    runs = _main_runs(rows)
+    if not runs:
+        return None
+    errors = [mean(r["rel_error"][i] for r in runs) for i in (0, 1)]
+    drop = _percent(runs, "accuracy_baseline") - _percent(runs, "accuracy_finetuned")
+    here = f"conv2 {errors[0]:.0%}, conv3 {errors[1]:.0%}; drop after fine-tuning {drop:.1f} points"
+    return here, YES if drop <= 1 and errors[1] >= 0.7 else NO
+
+
+def nls_against_greedy(rows):
+    runs = _runs(rows, claim="layer-decomposition", layer="conv2")
+    error = {(r["method"], r["rank"]): r["rel_error"] for r in runs}
+    ranks = sorted(rank for method, rank in error if method == "nls" and ("greedy", rank) in error)
+    if not ranks:
+        return None
+    pairs = [f"R={r}: {error['nls', r]:.3f} / {error['greedy', r]:.3f}" for r in ranks]
+    better = all(error["nls", r] < error["greedy", r] for r in ranks)
+    return f"relative error of conv2, NLS / greedy: {', '.join(pairs)}", YES if better else NO
+
+
+def instability(rows):
+    runs = _runs(rows, claim="layer-decomposition", layer="conv2", rank=64)
+    by_method = {r["method"]: r for r in runs}
+    if not {"nls", "nls-plain"} <= set(by_method):
+        return None
+    plain, bounded = by_method["nls-plain"], by_method["nls"]
+    here = (
+        f"conv2, R=64: plain NLS has Σ‖term‖²/‖K‖² = {plain['degeneracy']:,.0f}; bounded, "
+        f"{bounded['degeneracy']:.0f} at a relative error of {bounded['rel_error']:.4f} against "
+        f"{plain['rel_error']:.4f}"
+    )
+    return here, "cause seen, and cured" if plain["degeneracy"] > 20 else "not seen here"
+
+
+def gpu_speedup(rows):
+    runs = [r for r in _runs(rows, claim="speedup", what="CharNet") if r["device"] == "cuda"]
+    if not runs:
+        return None
+    best = max(runs, key=lambda r: r["speedup"])
+    return f"{best['speedup']:.1f}× at input {best['input']} ({best['gpu']})", YES
+
+
+def dense_image(rows):
+    runs = _runs(rows, claim="speedup", what="CharNet", ranks=[64, 64], device="cpu")
+    runs = [r for r in runs if r["input"] == [1, 1, 240, 320]]
+    if not runs:
+        return None
+    run = runs[-1]
+    return f"bound {run['bound']:.1f}×, measured {run['speedup']:.1f}×", "bound confirmed"
+
+
+def nothing(rows):
+    return None
+
+
+RUN_02 = "make replicate SIZE=full"
+RUN_04 = "python -m cpnb.sweep notebooks/04_finetune.ipynb -p dataset chars74k"
+RUN_03 = "python -m cpnb.sweep notebooks/03_decompose.ipynb"
+RUN_05 = "python -m cpnb.sweep notebooks/05_speedup.ipynb"
+NO_GPU = "not tested yet: no GPU run recorded"
+NO_ALEXNET = "not tested yet: needs AlexNet and ImageNet"
+NO_RIVAL = "not tested yet: the rival is not built"
+
+CLAIMS = [
+    Claim("CharNet, the baseline", "91.0% on ICDAR-2003", "C", baseline, RUN_02),
+    Claim("CharNet: accuracy after CP", "91% → 90%", "C", accuracy_after, RUN_04),
+    Claim("CharNet: whole-net CPU speed-up", "8.5×", "C", cpu_speedup, RUN_04),
+    Claim("Ranks of that net: conv2, then conv3", "64, 64", "U", ranks_64, RUN_04),
+    Claim("Kernel error that conv3 survives", "about 78%", "U", surviving_error, RUN_04),
+    Claim("NLS against greedy deflation", "better at every rank", "U", nls_against_greedy, RUN_03),
+    Claim("Low-rank CP is unstable", "limits larger nets", "U", instability, RUN_03),
+    Claim("GPU speed-up", "present, smaller than CPU's", "U", gpu_speedup, RUN_05, NO_GPU),
+    Claim("CharNet on a 240×320 image, bound", "33.6×", "A", dense_image, RUN_05),
+    Claim("AlexNet conv2", "4×, top-5 error +1%", "C", nothing, missing=NO_ALEXNET),
+    Claim("AlexNet conv2, R=200", "3.6× at ~0.5% drop", "U", nothing, missing=NO_ALEXNET),
+    Claim("AlexNet conv2, R=140", "4.5× at ~1% drop", "U", nothing, missing=NO_ALEXNET),
+    Claim("Denton 2014: convolutions", "2× within 1%", "C", nothing, missing=NO_RIVAL),
+    Claim("Denton 2014: conv1, C′=6", "3×", "U", nothing, missing=NO_RIVAL),
+    Claim("Denton 2014: conv2, G=48, H=2, K=6", "5.3×", "U", nothing, missing=NO_RIVAL),
+    Claim("Denton 2014: FC, K=250/350/250", "13.4/5.8/8.1× fewer weights", "U", nothing,
+          missing=NO_RIVAL),
+    Claim("Jaderberg 2014: CharNet", "2.5× without loss", "C", nothing, missing=NO_RIVAL),
+    Claim("Jaderberg 2014: CharNet", "4.5× at < 1% drop", "C", nothing, missing=NO_RIVAL),
+]  # fmt: skip
