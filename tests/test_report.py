@@ -1,0 +1,87 @@
+"""The table of claims: nothing in it without a record, nothing left out."""
+
+import pytest
+
+from cpnb import report
+from cpnb.claims import CLAIMS
+from cpnb.machine import repository
+from cpnb.records import recorded
+
+VERSIONS = {"torch": "2.15.0"}
+MACHINE = {"cpu": "Some CPU", "gpu": None, "threads": 2, "versions": VERSIONS}
+
+
+def finetune(seed, baseline=0.91, finetuned=0.90, speedup=5.0, **values):
+    row = {
+        "claim": "charnet-finetune", "dataset": "chars74k", "method": "nls", "ranks": [64, 64],
+        "seed": seed, "parameters": {"max_degeneracy": 10.0}, "rel_error": [0.77, 0.78],
+        "accuracy_baseline": baseline, "accuracy_decomposed": 0.5, "accuracy_finetuned": finetuned,
+        "accuracy_baseline_good": 0.93, "accuracy_finetuned_good": 0.92, "speedup": speedup,
+        "bound": 9.64, "latency": {"device": "cpu"},
+    }  # fmt: skip
+    return MACHINE | row | values
+
+
+def by_claim(rows):
+    return {line.claim: line for line in report.lines(rows)}
+
+
+def test_without_records_every_claim_stands_there_untested():
+    lines = report.lines([])
+    assert len(lines) == len(CLAIMS) >= 18
+    assert all(line.here == "–" and line.verdict.startswith("not tested yet") for line in lines)
+    assert "nothing recorded yet" in report.markdown([])
+
+
+def test_unconfirmed_figures_are_marked():
+    lines = by_claim([])
+    assert lines["Ranks of that net: conv2, then conv3"].paper == "64, 64 (unconfirmed)"
+    assert lines["CharNet: whole-net CPU speed-up"].paper == "8.5× (confirmed)"
+
+
+def test_means_over_seeds_and_the_newest_run_of_each():
+    rows = [finetune(0, finetuned=0.1), finetune(0, finetuned=0.90), finetune(1, finetuned=0.92)]
+    line = by_claim(rows)["CharNet: accuracy after CP"]
+    assert "91.0% → 91.0%" in line.here and "2 seeds" in line.here
+    assert line.verdict == "replicated"
+
+
+@pytest.mark.parametrize("finetuned,verdict", [(0.901, "replicated"), (0.899, "not replicated")])
+def test_a_point_of_accuracy_decides(finetuned, verdict):
+    assert (
+        by_claim([finetune(0, finetuned=finetuned)])["CharNet: accuracy after CP"].verdict
+        == verdict
+    )
+
+
+@pytest.mark.parametrize("speedup,verdict", [(8.4, "not replicated"), (8.6, "replicated")])
+def test_the_papers_speed_decides(speedup, verdict):
+    line = by_claim([finetune(0, speedup=speedup)])["CharNet: whole-net CPU speed-up"]
+    assert line.verdict == verdict and f"{speedup:.1f}× of a possible 9.64×" in line.here
+
+
+def test_other_methods_other_data_and_plain_nls_do_not_count():
+    rows = [
+        finetune(0, method="als"),
+        finetune(0, dataset="characters"),
+        finetune(0, parameters={"max_degeneracy": 0.0}),
+    ]
+    assert by_claim(rows)["CharNet: accuracy after CP"].here == "–"
+
+
+def test_readme_is_rewritten_between_its_markers(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    assert report.write_readme(path, [finetune(0)])
+    text = path.read_text()
+    assert "old" not in text and text.startswith("before\n") and text.endswith("after\n")
+    assert "91.0% → 90.0%" in text and "Some CPU (2 threads, torch 2.15.0)" in text
+    assert not report.write_readme(path, [finetune(0)])
+    path.write_text("no markers")
+    with pytest.raises(ValueError, match="must hold"):
+        report.write_readme(path, [])
+
+
+def test_the_committed_readme_tells_what_the_committed_records_say():
+    text = (repository() / "README.md").read_text(encoding="utf-8")
+    assert report.markdown(recorded()) in text, "run `make report`"
