@@ -73,8 +73,8 @@ sweep: $(STAMP) ## a grid of your own: make sweep NOTEBOOK=notebooks/03_decompos
 	@test -n "$(NOTEBOOK)" || { echo 'make sweep NOTEBOOK=notebooks/NAME.ipynb GRID="name=value,value ..."' >&2; exit 2; }
 	$(PYTHON) -m cpnb.sweep $(NOTEBOOK) $(if $(GRID),--grid $(GRID)) --out $(RESULTS)/sweep
 
-report: $(STAMP) ## the table of claims, from the committed records
-	@$(PYTHON) -m cpnb.report
+report: $(STAMP) ## the table of claims from the committed records, into README.md
+	@$(PYTHON) -m cpnb.report --readme
 
 notebooks: $(STAMP) ## execute all notebooks in place at their short size and keep the outputs
 	$(PYTHON) -m cpnb.sweep --in-place $(NOTEBOOKS)

@@ -40,7 +40,7 @@ def cp_als(
     Parameters
     ----------
     tensor : Tensor or array, shape (I_1, ..., I_N), N >= 2
-        Any real dtype, on any device. The work is done in float64 (float32 on MPS).
+        Any real dtype, on any device. The work is done in float64 (on the CPU for MPS).
     rank : int
         R, the number of rank-one terms.
     init : {"svd", "random"} or CP decomposition
@@ -99,7 +99,7 @@ def cp_greedy(
     Parameters
     ----------
     tensor : Tensor or array, shape (I_1, ..., I_N), N >= 2
-        Any real dtype, on any device. The work is done in float64 (float32 on MPS).
+        Any real dtype, on any device. The work is done in float64 (on the CPU for MPS).
     rank : int
         R, the number of rank-one terms.
     n_iter_max : int

@@ -1,6 +1,6 @@
 """Model surgery: replace named convolutions of a network by factored ones.
 
-The paper's procedure (Lebedev et al., ICLR 2015, sec. 3) is one call of :func:`decompose` a layer,
+The paper's procedure (Lebedev et al., ICLR 2015) is one call of :func:`decompose` a layer,
 each followed by fine-tuning the entire network (:func:`cpnb.finetune`).
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import contextmanager
 
 from torch import nn
 
+from cpnb.cp import check_rank
 from cpnb.layers import CPConv2d, check_conv
 
 
@@ -44,23 +46,50 @@ def decompose(
     """
     if not isinstance(ranks, Mapping):
         raise TypeError(f'ranks must map layer names to ranks, as {{"conv2": 64}}, got {ranks!r}')
-    convolutions = convolution_names(model)
     if not ranks:
-        raise ValueError(f"ranks must name at least one of {', '.join(convolutions)}, got none")
-    modules = dict(model.named_modules())
-    for name in ranks:  # all names before any work
-        if name not in modules or name == "":
-            raise ValueError(
-                f"ranks: no layer {name!r} in {type(model).__name__}; "
-                f"its convolutions are {', '.join(convolutions) or '(none left)'}"
-            )
-        check_conv(modules[name], f"layer {name!r}")
+        known = ", ".join(convolution_names(model))
+        raise ValueError(f"ranks must name at least one of {known}, got none")
+    # All names and ranks before any work: a solver can take minutes.
+    layers = {name: get_convolution(model, name) for name in ranks}
+    for name, rank in ranks.items():
+        with _named(name):
+            check_rank(rank, layers[name].weight.chunk(layers[name].groups)[0].shape)
     small = copy.deepcopy(model)
     for name, rank in ranks.items():
-        factored = CPConv2d.from_conv(modules[name], rank, method=method, **solver_options)
+        with _named(name):
+            factored = CPConv2d.from_conv(layers[name], rank, method=method, **solver_options)
         parent, _, child = name.rpartition(".")
         setattr(small.get_submodule(parent), child, factored)
     return small
+
+
+def get_convolution(model: nn.Module, name: str) -> nn.Conv2d:
+    """The convolution of that name.
+
+    Raises
+    ------
+    ValueError
+        There is no such layer; the message lists the convolutions there are.
+    TypeError
+        The layer is no convolution, or is decomposed already.
+    """
+    modules = dict(model.named_modules())
+    if name not in modules or name == "":
+        known = ", ".join(convolution_names(model)) or "(none left)"
+        raise ValueError(
+            f"no layer {name!r} in {type(model).__name__}; its convolutions are {known}"
+        )
+    check_conv(modules[name], f"layer {name!r}")
+    return modules[name]
+
+
+@contextmanager
+def _named(name: str):
+    """Name the layer in errors of the solvers, which know only tensors."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"layer {name!r}: {error}") from error
 
 
 def convolution_names(model: nn.Module) -> list[str]:

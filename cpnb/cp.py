@@ -227,12 +227,12 @@ def check_tensor(tensor) -> Tensor:
 
 
 def normalise(tensor: Tensor) -> tuple[Tensor, float]:
-    """Scale to ‖T‖ = 1 in the working precision; return the scaled tensor and the norm.
+    """Scale to ‖T‖ = 1 in float64; return the scaled tensor and the norm.
 
-    The working precision is float64 (float32 on MPS, which has no float64): Gramians square the
-    condition number, and in float32 they stop being positive definite.
+    Gramians square the condition number; in float32 they stop being positive definite. MPS has no
+    float64, so its tensors are solved on the CPU.
     """
-    work = tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+    work = (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
     peak = work.abs().max()  # first, so that the squares neither overflow nor underflow
     work = work / peak
     norm = work.norm()
@@ -243,6 +243,6 @@ def finish(factors, norm, like: Tensor, rel_error, degeneracy, history) -> CPRes
     """Balanced factors of a scaled tensor → a :class:`CPResult` for the tensor as it was given."""
     dtype = like.dtype if like.dtype.is_floating_point else torch.get_default_dtype()
     share = norm ** (1 / len(factors))
-    factors = [(u * share).to(dtype) for u in balance(factors)]
+    factors = [(u * share).to(like.device, dtype) for u in balance(factors)]
     weights = torch.ones(factors[0].shape[1], dtype=dtype, device=like.device)
     return CPResult(weights, factors, float(rel_error), float(degeneracy), history)

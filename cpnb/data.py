@@ -39,6 +39,8 @@ __all__ = [
 
 DOWNLOADS = Path(__file__).resolve().parents[1] / "data" / "downloads"
 _CHARACTERS_SIZE = {"train": 20_000, "validation": 2_000, "test": 2_000}
+# Pillow's ways to refuse a file.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _NAMED = 5  # at most so many files are named in a warning
 
 
@@ -177,7 +179,7 @@ def _load_chars74k(split, root, size=None, seed=0, which="all"):
                 continue
             try:
                 images.append(_read_patch(path))
-            except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to refuse a file
+            except _UNREADABLE as error:
                 unreadable.append(f"{path.relative_to(folder)} ({error})")
                 continue
             labels.append(label)

@@ -47,8 +47,9 @@ def accuracy(
 ) -> float:
     """Share of samples, 0 to 1, whose highest logit is that of their label.
 
-    The class `background` takes no part, as in the paper: its logit is left out of the arg-max and
-    samples labelled with it are not counted (None: all classes take part).
+    The class `background`, where it is the model's last one, takes no part, as in the paper: its
+    logit is left out of the arg-max and samples labelled with it are not counted. In models with
+    other numbers of classes all take part (None: in any model).
 
     Parameters
     ----------
@@ -109,8 +110,13 @@ def logits_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def count_hits(logits: Tensor, labels: Tensor, background: int | None) -> tuple[int, int]:
-    """How many of the labels other than the background are predicted, and how many there are."""
-    if background is not None and background < logits.shape[1]:
+    """How many of the labels other than the background are predicted, and how many there are.
+
+    A background class is the last one: a net with more or fewer classes than that has none.
+    """
+    if background != logits.shape[1] - 1:
+        background = None
+    if background is not None:
         logits = logits.index_fill(1, torch.tensor([background], device=logits.device), -torch.inf)
     hits = logits.argmax(1) == labels
     if background is None:

@@ -3,8 +3,8 @@
 CharNet's kernels of 9x9 and 8x8 are far larger than those that CPU libraries are tuned for. Two
 textbook forms of the same sum serve better there: a matrix product over gathered patches, where
 one input map or one output position keeps that matrix small, and elsewhere a product of spectra
-(Mathieu et al., "Fast training of convolutional networks through FFTs", ICLR 2014). Training alone
-uses them; every latency that this project reports is of the library's own convolution.
+(Mathieu et al., "Fast training of convolutional networks through FFTs", ICLR 2014). Training
+uses them; a latency is of the library's own convolution unless it is marked "by FFT".
 """
 
 from collections.abc import Callable

@@ -2,7 +2,8 @@
 
 With K(i, j, s, t) ≈ Σ_r Ky(i, r) Kx(j, r) Ks(s, r) Kt(t, r) (Lebedev et al., ICLR 2015, eq. 5)
 the convolution becomes a 1×1 one (S → R), a d×1 and a 1×d depthwise one (R → R), and a 1×1 one
-(R → T) that carries the bias: R(S + 2d + T) multiplies a position in place of S·T·d².
+(R → T) that carries the bias. From maps of H×W to maps of H'×W' it takes
+R(S·HW + d·H'W + d·H'W' + T·H'W') multiplies in place of S·T·d²·H'W'.
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ class CPConv2d(nn.Module):
         if conv.bias is not None:
             with torch.no_grad():
                 layer.expand.bias.copy_(conv.bias)
-        for new, old in ((layer.expand.bias, conv.bias), (layer.expand.weight, conv.weight)):
-            if new is not None:
-                new.requires_grad_(old.requires_grad)
+            layer.expand.bias.requires_grad_(conv.bias.requires_grad)
+        for part in layer.children():
+            part.weight.requires_grad_(conv.weight.requires_grad)
         return layer.train(conv.training)
 
     @torch.no_grad()

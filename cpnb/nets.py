@@ -1,4 +1,4 @@
-"""The networks of the paper: CharNet, the 36-class character classifier of section 3.
+"""The networks of the paper: CharNet, the 36-class character classifier.
 
 CharNet comes from Jaderberg et al. (ECCV 2014): four valid convolutions, each followed by a maxout
 over groups of consecutive channels, no pooling. Lebedev et al. (arXiv 1412.6553) accelerate it.

@@ -1,6 +1,6 @@
 """CP by non-linear least squares: the paper's Gauss–Newton solver, kept stable.
 
-The paper (Lebedev et al., ICLR 2015, sec. 3.1) minimises ½‖T − [[U_1, ..., U_N]]‖² over all
+The paper (Lebedev et al., ICLR 2015) minimises ½‖T − [[U_1, ..., U_N]]‖² over all
 factors at once by Gauss–Newton (Tensorlab's ``cpd_nls``). The Jacobian is never formed: with
 W_n = U_nᵀU_n, Γ_n the Hadamard product of all W but W_n, and Γ_nm of all but W_n and W_m,
 
@@ -11,8 +11,8 @@ W_n = U_nᵀU_n, Γ_n the Hadamard product of all W but W_n, and Γ_nm of all bu
 so that a step costs two large matrix products and a few small ones per conjugate-gradient
 iteration.
 
-Plain NLS lets rank-one terms grow without bound and cancel (degeneracy: Phan et al., ECCV 2020),
-which is what made the paper's larger nets hard to fine-tune. Here Σ‖term‖² is held under
+Plain NLS lets rank-one terms grow without bound and cancel (degeneracy: Phan et al., ECCV 2020,
+who found such layers hard to fine-tune). Here Σ‖term‖² is held under
 ``max_degeneracy``·‖T‖² by a logarithmic barrier. Σ‖term‖² is the trace of the Hadamard product of
 all W_n, so the barrier has the structure of the objective: it multiplies the diagonals of Γ_n and
 Γ_nm by 1 + μ and adds one rank-one term to the matrix–vector product. The weight μ adjusts
@@ -63,7 +63,7 @@ def cp_nls(
     Parameters
     ----------
     tensor : Tensor or array, shape (I_1, ..., I_N), N >= 2
-        Any real dtype, on any device. The work is done in float64 (float32 on MPS).
+        Any real dtype, on any device. The work is done in float64 (on the CPU for MPS).
     rank : int
         R, the number of rank-one terms.
     init : {"svd", "random"} or CP decomposition

@@ -71,11 +71,19 @@ def _code_and_data() -> list[Path]:
 def _run_key(path: Path, parameters: dict) -> str:
     """Hash of all that decides what a run gives: cells, parameters, cpnb, the data that ships."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    for cell in nbformat.read(path, as_version=4).cells:
-        digest.update(f"{cell.cell_type}\0{cell.source}\0".encode())
+    for notebook in [path, *_notebooks_named_in(path)]:
+        for cell in nbformat.read(notebook, as_version=4).cells:
+            digest.update(f"{cell.cell_type}\0{cell.source}\0".encode())
     for file in _code_and_data():
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
+
+
+def _notebooks_named_in(path: Path) -> list[Path]:
+    """Notebooks beside `path` that its code names: a sweep depends on the one it runs."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = "".join(cell.source for cell in cells if cell.cell_type == "code")
+    return [p for p in sorted(path.parent.glob("*.ipynb")) if f'"{p.name}"' in code and p != path]
 
 
 def _is_finished(output: Path, key: str) -> bool:

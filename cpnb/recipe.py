@@ -40,7 +40,7 @@ class Recipe:
     channels_last : bool
         Memory layout while training.
     background : int, optional
-        Class left out when accuracy is counted.
+        Class left out when accuracy is counted, if it is the model's last one.
     seed : int
         Of the order of samples, augmentation and dropout.
     """

@@ -7,8 +7,9 @@ prints the table; with ``--readme`` it also writes it between README's two marke
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from cpnb.claims import CLAIMS, Claim
@@ -26,6 +27,7 @@ class Line:
     claim: str
     paper: str
     here: str
+    hardware: str
     verdict: str
     command: str
 
@@ -38,28 +40,26 @@ def lines(rows: list[dict] | None = None) -> list[Line]:
 
 def _line(claim: Claim, rows: list[dict]) -> Line:
     finding = claim.find(rows)
-    here, verdict = finding if finding is not None else ("–", claim.missing)
+    here, verdict, runs = finding if finding is not None else ("–", claim.missing, [])
     paper = f"{claim.paper} ({MARKS[claim.mark]})"
-    return Line(claim.text, paper, here, verdict, f"`{claim.command}`" if claim.command else "–")
+    command = f"`{claim.command}`" if claim.command else "–"
+    return Line(claim.text, paper, here, hardware(runs), verdict, command)
 
 
 def markdown(rows: list[dict] | None = None) -> str:
-    """The table in Markdown, and below it the hardware of the rows it rests on."""
-    head = ("claim", "the paper", "here", "verdict", "command")
-    body = [(x.claim, x.paper, x.here, x.verdict, x.command) for x in lines(rows)]
-    table = [head, tuple("---" for _ in head), *body]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    return text + "\n\n" + hardware(rows)
+    """The table in Markdown."""
+    head = ("claim", "the paper", "here", "on", "verdict", "command")
+    table = [head, tuple("---" for _ in head), *(astuple(line) for line in lines(rows))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 
-def hardware(rows: list[dict] | None = None) -> str:
-    """One sentence: the machines and versions that the records name."""
-    rows = recorded() if rows is None else rows
+def hardware(runs: list[dict]) -> str:
+    """The machines that the runs name: the GPU where it did the work, else CPU and threads."""
     machines = {
-        f"{r['gpu'] or r['cpu']} ({r['threads']} threads, torch {r['versions']['torch']})"
-        for r in rows
+        r["gpu"] if r["device"] == "cuda" else f"{r['cpu']}, {r['threads']} threads" for r in runs
     }
-    return "Measured on: " + ("; ".join(sorted(machines)) or "nothing recorded yet") + "."
+    versions = {f"torch {r['versions']['torch']}" for r in runs}
+    return "; ".join(sorted(machines) + sorted(versions)) or "–"
 
 
 def write_readme(path: Path, rows: list[dict] | None = None) -> bool:
@@ -77,7 +77,9 @@ def write_readme(path: Path, rows: list[dict] | None = None) -> bool:
     after = rest.split(END)[1]
     new = f"{before}{BEGIN}\n{markdown(rows)}\n{END}{after}"
     if new != text:
-        path.write_text(new, encoding="utf-8")
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(new, encoding="utf-8")
+        os.replace(temporary, path)
     return new != text
 
 

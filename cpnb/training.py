@@ -1,7 +1,7 @@
 """Training and fine-tuning classifiers: one plain PyTorch loop for both.
 
 Fine-tuning the entire network after a layer was decomposed is the second half of the paper's method
-(Lebedev et al., arXiv 1412.6553, section 2). A run is a function of its recipe, its data and its
+(Lebedev et al., arXiv 1412.6553). A run is a function of its recipe, its data and its
 starting weights alone, and may be interrupted and resumed at any epoch.
 """
 
@@ -102,15 +102,14 @@ def train(
     return run.history
 
 
-FINETUNE = {"lr": 0.005, "weight_decay": 1e-4}
+FINETUNE = {"lr": 0.01, "weight_decay": 1e-4}
 
 
 def finetune(model: nn.Module, loader, epochs: int = 5, **arguments) -> History:
     """Fine-tune the entire network after decomposition: `train` with gentler defaults.
 
     A smaller learning rate and a weaker weight decay: a decomposed layer multiplies four factors,
-    so that a step of ordinary length can be much too long for it (the instability that the paper
-    reports). Parameters and result are those of `train`; `freeze=("conv1",)` holds named parts
-    still.
+    so that a step of ordinary length can be much too long for it. Parameters and result are those
+    of `train`; `freeze=("conv1",)` holds named parts still.
     """
     return train(model, loader, epochs, **(FINETUNE | arguments))

@@ -64,7 +64,8 @@ def test_solver_options_reach_the_solver(net):
         ({"head": 2}, TypeError, "layer 'head' must be an nn.Conv2d, got Linear"),
         ({}, ValueError, "must name at least one of conv1, block.0"),
         (64, TypeError, "must map layer names to ranks"),
-        ({"conv1": 0}, ValueError, "rank must be an integer >= 1, got 0"),
+        ({"conv1": 0}, ValueError, "layer 'conv1': rank must be an integer >= 1, got 0"),
+        ({"conv1": 2, "block.0": 1.5}, TypeError, "layer 'block.0': rank must be an integer"),
     ],
 )
 def test_bad_ranks(net, ranks, error, message):

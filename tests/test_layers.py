@@ -76,9 +76,17 @@ def test_gradients_of_all_four_layers_are_autograds():
     assert torch.autograd.gradcheck(run, weights)
 
 
-def test_multiplies_fall_as_the_formula_says():
-    layer = CPConv2d.from_conv(conv(8, 16, 5), 4)
-    assert sum(p.numel() for n, p in layer.named_parameters() if "weight" in n) == 4 * (8 + 10 + 16)
+def test_multiplies_are_those_of_the_formula():
+    layer = CPConv2d.from_conv(conv(8, 16, 5, dtype=torch.float32), 4)
+    x = torch.randn(1, 8, 12, 10)  # maps of 12×10 become 8×6
+    expected = 4 * (8 * 12 * 10 + 5 * 8 * 10 + 5 * 8 * 6 + 16 * 8 * 6)
+    assert cpnb.count_multiplies(layer, x) == expected
+
+
+def test_a_frozen_convolution_becomes_a_frozen_layer():
+    dense = conv(3, 4, 3).requires_grad_(False)
+    layer = CPConv2d.from_conv(dense, 2)
+    assert not any(p.requires_grad for p in layer.parameters())
 
 
 def test_keeps_dtype_mode_bias_and_leaves_the_convolution_alone():

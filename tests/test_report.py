@@ -8,7 +8,7 @@ from cpnb.machine import repository
 from cpnb.records import recorded
 
 VERSIONS = {"torch": "2.15.0"}
-MACHINE = {"cpu": "Some CPU", "gpu": None, "threads": 2, "versions": VERSIONS}
+MACHINE = {"cpu": "Some CPU", "gpu": None, "device": "cpu", "threads": 2, "versions": VERSIONS}
 
 
 def finetune(seed, baseline=0.91, finetuned=0.90, speedup=5.0, **values):
@@ -30,7 +30,7 @@ def test_without_records_every_claim_stands_there_untested():
     lines = report.lines([])
     assert len(lines) == len(CLAIMS) >= 18
     assert all(line.here == "–" and line.verdict.startswith("not tested yet") for line in lines)
-    assert "nothing recorded yet" in report.markdown([])
+    assert all(line.hardware == "–" for line in lines)
 
 
 def test_unconfirmed_figures_are_marked():
@@ -69,13 +69,69 @@ def test_other_methods_other_data_and_plain_nls_do_not_count():
     assert by_claim(rows)["CharNet: accuracy after CP"].here == "–"
 
 
+def fit(method, rank=64, rel_error=0.78, degeneracy=5.0, **values):
+    row = {
+        "claim": "layer-decomposition", "layer": "conv2", "dataset": "chars74k", "seed": 0,
+        "n_iter_max": 200, "commit": "c", "method": method, "rank": rank,
+        "rel_error": rel_error, "degeneracy": degeneracy,
+    }  # fmt: skip
+    return MACHINE | row | values
+
+
+@pytest.mark.parametrize("greedy,verdict", [(0.80, "replicated"), (0.77, "not replicated")])
+def test_nls_must_beat_greedy_at_every_rank(greedy, verdict):
+    rows = [fit("nls"), fit("greedy", rel_error=greedy), fit("greedy", rank=16)]
+    assert by_claim(rows)["NLS against greedy deflation"].verdict == verdict
+    other = fit("greedy", rel_error=0.1, commit="older")
+    assert by_claim([other, *rows])["NLS against greedy deflation"].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "plain,bounded,error,verdict",
+    [
+        (5000.0, 10.0, 0.781, "cause seen on a small net, and cured"),
+        (5000.0, 10.0, 0.80, "cause seen on a small net"),
+        (5.0, 5.0, 0.78, "not seen here"),
+    ],
+)
+def test_instability_needs_a_degenerate_plain_fit_and_a_bounded_one_as_good(
+    plain, bounded, error, verdict
+):
+    rows = [fit("nls-plain", degeneracy=plain), fit("nls", degeneracy=bounded, rel_error=error)]
+    assert by_claim(rows)["Low-rank CP is unstable"].verdict == verdict
+
+
+def timed(device, speedup, size=(64, 1, 24, 24), bound=9.64):
+    row = {
+        "claim": "speedup", "what": "CharNet", "ranks": [64, 64], "device": device,
+        "gpu": "Some GPU", "input": list(size), "speedup": speedup, "bound": bound,
+    }  # fmt: skip
+    return MACHINE | row
+
+
+@pytest.mark.parametrize(
+    "gpu,verdict", [(3.0, "replicated"), (0.9, "not replicated"), (7.0, "not replicated")]
+)
+def test_the_gpu_must_gain_and_gain_less_than_the_cpu(gpu, verdict):
+    line = by_claim([timed("cuda", gpu), timed("cpu", 5.0)])["GPU speed-up"]
+    assert line.verdict == verdict
+    assert line.hardware.startswith("Some CPU, 2 threads; Some GPU")
+    assert by_claim([timed("cuda", gpu)])["GPU speed-up"].here == "–"
+
+
+@pytest.mark.parametrize("bound,verdict", [(33.62, "replicated"), (22.0, "not replicated")])
+def test_the_bound_of_the_dense_image_is_checked(bound, verdict):
+    rows = [timed("cpu", 10.0, (1, 1, 240, 320), bound)]
+    assert by_claim(rows)["CharNet on a 240×320 image, bound"].verdict == verdict
+
+
 def test_readme_is_rewritten_between_its_markers(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     assert report.write_readme(path, [finetune(0)])
     text = path.read_text()
     assert "old" not in text and text.startswith("before\n") and text.endswith("after\n")
-    assert "91.0% → 90.0%" in text and "Some CPU (2 threads, torch 2.15.0)" in text
+    assert "91.0% → 90.0%" in text and "Some CPU, 2 threads; torch 2.15.0" in text
     assert not report.write_readme(path, [finetune(0)])
     path.write_text("no markers")
     with pytest.raises(ValueError, match="must hold"):
