@@ -213,8 +213,9 @@ def repository_files() -> list:
 
 
 def test_no_file_has_a_path_of_one_machine():
-    folders = "|".join([r"work\b", r"root\b", "home/[a-z]", "Users/[A-Za-z]", "mnt/[a-z]"])
-    path = re.compile(rf"(?<![\w.~<>/+-])/(?:{folders})[\w/.-]*")
+    own = "|".join(re.escape(str(folder)) for folder in {ROOT, ROOT.parent} - {Path("/")})
+    others = "|".join(["home/[a-z]", "Users/[A-Za-z]", "mnt/[a-z]"])
+    path = re.compile(rf"(?<![\w.~<>/+-])(?:{own}|/(?:{others}))[\w/.-]*")
     temporary = re.compile(r"/tmp/[\w.-]+")
     found = []
     for file in repository_files():
