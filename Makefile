@@ -1,5 +1,7 @@
 # Needs python3.11 (or newer, by PY=python3.12), make and git. Every target builds .venv by itself.
 
+START := $(shell date +%s)
+
 PY ?= python3.11
 SIZE ?= standard
 RESULTS ?= results/local
@@ -16,6 +18,11 @@ REPLICATED = $(filter notebooks/00_% notebooks/01_% notebooks/02_% notebooks/03_
 REPORTED = $(filter notebooks/10_%,$(NOTEBOOKS))
 OUT = $(RESULTS)/$(SIZE)
 PARAMETERS = notebooks/parameters/$(SIZE).yaml
+
+# How long a target took, set-up included: a row of the records, like every other figure.
+RECORD_TIME = $(PYTHON) -c 'import sys, time, cpnb; t, s, size, start = sys.argv[1:]; \
+	cpnb.record("make", target=t, size=size, status=int(s), seconds=time.time() - int(start))' \
+	$(1) $(2) $(SIZE) $(START)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -50,6 +57,7 @@ replicate: $(STAMP) ## the main job: notebooks 00 to 06 and 10; an interrupted o
 	$(PYTHON) -m cpnb.sweep $(REPLICATED) --parameters $(PARAMETERS) --out $(OUT) || status=1; \
 	$(PYTHON) -m cpnb.sweep $(REPORTED) --parameters $(PARAMETERS) --out $(OUT) --force || status=1; \
 	echo; \
+	$(call RECORD_TIME,replicate,$$status); \
 	test $$status = 0 || echo "Not every notebook finished (see above); run the same command again."; \
 	echo "Executed notebooks: $(OUT)/"; \
 	echo "Records of the runs: $(RESULTS)/records.jsonl"; \
@@ -59,12 +67,9 @@ replicate: $(STAMP) ## the main job: notebooks 00 to 06 and 10; an interrupted o
 test: $(STAMP) ## unit tests, every notebook by nbval, and by papermill with tiny parameters
 	$(PYTHON) -m pytest
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
-	if test -n "$(NOTEBOOKS)"; then \
-		CPNB_RESULTS="$$results" $(PYTHON) -m pytest --nbval-lax --nbval-current-env \
-			--nbval-cell-timeout=300 --durations=5 $(NOTEBOOKS); \
-	else \
-		echo "no notebooks yet: nbval has nothing to run"; \
-	fi
+	CPNB_RESULTS="$$results" $(PYTHON) -m pytest --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=300 --durations=5 $(NOTEBOOKS)
+	@$(call RECORD_TIME,test,0)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
