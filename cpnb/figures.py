@@ -64,8 +64,8 @@ def factor_pictures(layer, count: int = 16):
         for ax in axes[:, column]:
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
-    axes[0, 0].set_ylabel("weights\n(blue: vertical,\norange: horiz.)", fontsize=7)
-    axes[1, 0].set_ylabel("product\nd×d", fontsize=7)
+    axes[0, 0].set_ylabel("weights\nvertical (blue),\nhorizontal", fontsize=8)
+    axes[1, 0].set_ylabel("product\nd×d", fontsize=8)
     fig.suptitle(
         f"The spatial factors of the {len(order)} largest of {layer.rank} terms", fontsize=11
     )
@@ -86,10 +86,11 @@ def solver_curves(results: dict, against: str = "seconds"):
     left.set_ylabel("relative error ‖K−K̂‖/‖K‖")
     right.set_ylabel("degeneracy Σ‖term‖²/‖K‖²")
     for ax in (left, right):
-        ax.set(
-            xscale="log", yscale="log", xlabel="seconds" if against == "seconds" else "iteration"
-        )
-    left.legend()
+        ax.set(xscale="log", xlabel="seconds" if against == "seconds" else "iteration")
+        low, high = ax.dataLim.intervaly
+        if high > 10 * low:  # within one decade a log scale has no readable ticks
+            ax.set_yscale("log")
+    right.legend()
     return fig
 
 
@@ -178,21 +179,29 @@ def tradeoff(rows: list[dict], title: str, paper: dict | None = None):
         )
     for row in rows:
         left.plot([row["speedup"]] * 2, [row["drop_after"], row["drop_before"]], color=GREY, lw=0.7)
-        left.annotate(
-            row["label"],
-            (row["speedup"], row["drop_after"]),
-            xytext=(3, -11),
-            textcoords="offset points",
-            fontsize=7,
-        )
+        # Labels for the front alone, the runs that no other beats in both: all would overlap.
+        if not any(
+            r["speedup"] > row["speedup"] and r["drop_after"] <= row["drop_after"] for r in rows
+        ):
+            place = (row["speedup"], row["drop_after"])
+            left.annotate(
+                row["label"], place, xytext=(6, -4), textcoords="offset points", fontsize=9
+            )
     left.axhline(1, color=GREEN, lw=1, ls="--", label="1 point")
     if paper:
         left.plot(paper["speedup"], paper["drop"], "*", ms=15, color=RED, label=paper["label"])
     left.set_yscale("symlog", linthresh=2)
     ticks = [-1, 0, 1, 2, 5, 10, 20, 50]
     left.set_yticks(ticks, [str(t) for t in ticks])
-    left.set(xlabel="measured speed-up of the whole net (×)", ylabel="accuracy drop (points)")
-    left.legend(fontsize=9)
+    left.minorticks_off()
+    lowest = min(0, *(row["drop_after"] for row in rows))
+    highest = max(2, *(max(row["drop_before"], row["drop_after"]) for row in rows))
+    left.set(
+        xlabel="measured speed-up of the whole net (×)",
+        ylabel="accuracy drop (points)",
+        ylim=(lowest - 0.3, 1.5 * highest),
+    )
+    left.legend(fontsize=9, loc="lower right")
     top = max(r["bound"] for r in rows) * 1.05
     right.plot([0, top], [0, top], color=BLACK, lw=1, ls=":", label="measured = bound")
     right.plot([r["bound"] for r in rows], [r["speedup"] for r in rows], "o", color=BLUE)

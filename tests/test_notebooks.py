@@ -56,6 +56,12 @@ def test_has_no_metadata_of_a_run(path):
     assert "injected-parameters" not in tags
 
 
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem < "10"], ids=lambda p: p.stem)
+def test_has_a_cell_whose_output_nbval_compares(path):
+    """With --nbval-lax the others only have to run."""
+    assert any("nbval-check-output" in cell.metadata.get("tags", []) for cell in cells(path))
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_parameters_of_each_size_fit_the_notebooks(size):
     load_parameters(FOLDER / "parameters" / f"{size}.yaml", NOTEBOOKS or [FOLDER / "none.ipynb"])
