@@ -58,6 +58,7 @@ def factor_pictures(layer, count: int = 16):
     for column, r in enumerate(order.tolist()):
         axes[0, column].plot(ky[r], color=BLUE, lw=1.2)
         axes[0, column].plot(kx[r], color=ORANGE, lw=1.2)
+        axes[0, column].axhline(0, color=GREY, lw=0.7)
         spatial = ky[r][:, None] * kx[r][None, :]
         peak = float(spatial.abs().max())
         axes[1, column].imshow(spatial, cmap="RdBu_r", vmin=-peak, vmax=peak)

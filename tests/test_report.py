@@ -119,7 +119,7 @@ def test_the_gpu_must_gain_and_gain_less_than_the_cpu(gpu, verdict):
     assert by_claim([timed("cuda", gpu)])["GPU speed-up"].here == "–"
 
 
-@pytest.mark.parametrize("bound,verdict", [(33.62, "replicated"), (22.0, "not replicated")])
+@pytest.mark.parametrize("bound,verdict", [(33.62, "bound confirmed"), (22.0, "not replicated")])
 def test_the_bound_of_the_dense_image_is_checked(bound, verdict):
     rows = [timed("cpu", 10.0, (1, 1, 240, 320), bound)]
     assert by_claim(rows)["CharNet on a 240×320 image, bound"].verdict == verdict
