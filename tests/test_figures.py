@@ -24,7 +24,7 @@ def test_solver_curves_have_units_and_one_line_a_solver():
     left, right = fig.axes
     assert len(left.lines) == len(right.lines) == 2
     assert left.get_xlabel() == "seconds" and "‖K−K̂‖" in left.get_ylabel()
-    assert [t.get_text() for t in left.get_legend().get_texts()] == ["one", "two"]
+    assert [t.get_text() for t in right.get_legend().get_texts()] == ["one", "two"]
 
 
 def test_tradeoff_shows_every_run_before_and_after_and_the_papers_point():
