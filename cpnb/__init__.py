@@ -11,7 +11,7 @@ from cpnb.data import CharacterDataset, augment, concatenate, contact_sheet, loa
 from cpnb.evaluation import accuracy, pick_device
 from cpnb.layers import CPConv2d
 from cpnb.nets import CharNet, Maxout, load_charnet
-from cpnb.nls import cp_nls
+from cpnb.nls import cp_nls, cp_nls_batch
 from cpnb.records import record, recorded, results_folder, results_path
 from cpnb.samples import training_samples
 from cpnb.speed import (
@@ -31,8 +31,8 @@ __version__ = "0.1.0"
 __all__ = [
     "CPConv2d", "CPResult", "CharNet", "CharacterDataset", "CheckpointError", "Latency", "Maxout",
     "TrainingError", "accuracy", "augment", "concatenate", "contact_sheet", "count_multiplies",
-    "cp_als", "cp_greedy", "cp_nls", "decompose", "fastest_dense", "finetune", "get_convolution",
-    "load_charnet", "load_dataset", "load_weights", "measure_fastest", "measure_interleaved",
+    "cp_als", "cp_greedy", "cp_nls", "cp_nls_batch", "decompose", "fastest_dense", "finetune",
+    "get_convolution", "load_charnet", "load_dataset", "load_weights", "measure_fastest", "measure_interleaved",
     "measure_latency", "multiplies_per_layer", "pick_device", "record", "recorded",
     "results_folder", "results_path", "save_weights", "speedup", "train", "training_samples",
 ]  # fmt: skip

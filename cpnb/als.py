@@ -16,13 +16,13 @@ from torch import Tensor
 from cpnb.cp import (
     CPResult,
     Iteration,
-    MttkrpTree,
     check_rank,
     check_tensor,
     finish,
     normalise,
     sum_sq_terms,
 )
+from cpnb.mttkrp import MttkrpTree
 from cpnb.starts import ridge_sweep, start
 
 
@@ -70,11 +70,11 @@ def cp_als(
     work, norm = normalise(given)
     tree = MttkrpTree(work)
     factors = start(work, rank, init, random_state)
-    error, degeneracy = _measure(tree, factors)
+    error, degeneracy, left = _measure(tree, factors)
     history: list[Iteration] = []
     for _ in range(n_iter_max):
-        trial = ridge_sweep(tree, factors, ridge=0.0)
-        trial_error, trial_degeneracy = _measure(tree, trial)
+        trial = ridge_sweep(tree, factors, ridge=0.0, left=left)
+        trial_error, trial_degeneracy, left = _measure(tree, trial)
         improvement = error - trial_error
         if improvement > 0:  # exact sweeps never rise; rounding in a swamp may
             factors, error, degeneracy = trial, trial_error, trial_degeneracy
@@ -150,10 +150,10 @@ def cp_greedy(
 def _rank_one(residual, size, factors, n_iter_max, tol):
     """Best rank-one fit from a start fitted to residual/size: (relative error left, factors)."""
     tree = MttkrpTree(residual / size)
-    error, _ = _measure(tree, factors)
+    error, _, left = _measure(tree, factors)
     for _ in range(n_iter_max):
-        factors = ridge_sweep(tree, factors, ridge=0.0)
-        previous, (error, _) = error, _measure(tree, factors)
+        factors = ridge_sweep(tree, factors, ridge=0.0, left=left)
+        previous, (error, _, left) = error, _measure(tree, factors)
         if (previous - error) * float(size) < tol:
             break
     return error, [factors[0] * size, *factors[1:]]
@@ -166,8 +166,9 @@ def _outer(factors: list[Tensor]) -> Tensor:
     return out
 
 
-def _measure(tree: MttkrpTree, factors: list[Tensor]) -> tuple[float, float]:
-    """Relative error and degeneracy of ``factors`` for a tensor of norm one."""
+def _measure(tree: MttkrpTree, factors: list[Tensor]) -> tuple[float, float, Tensor]:
+    """Relative error and degeneracy for a tensor of norm one, and the left product they took."""
     grams = [u.T @ u for u in factors]
-    error = tree.sq_error(factors, grams, tree.left_product(factors))
-    return math.sqrt(max(error, 0.0)), float(sum_sq_terms(grams))
+    left = tree.left_product(factors)
+    error = float(tree.sq_error(factors, grams, left))
+    return math.sqrt(max(error, 0.0)), float(sum_sq_terms(grams)), left

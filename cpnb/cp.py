@@ -11,7 +11,6 @@ import math
 import operator
 import warnings
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -82,32 +81,29 @@ class CPResult:
 
 
 def cp_to_tensor(factors: list[Tensor]) -> Tensor:
-    """Sum of the rank-one terms of ``factors`` (I_n, R): a tensor (I_1, ..., I_N)."""
+    """Sum of the rank-one terms of ``factors`` (..., I_n, R): a tensor (..., I_1, ..., I_N)."""
     half = max(1, len(factors) // 2)
-    matrix = khatri_rao(factors[:half]) @ khatri_rao(factors[half:]).T
-    return matrix.reshape([u.shape[0] for u in factors])
+    matrix = khatri_rao(factors[:half]) @ khatri_rao(factors[half:]).mT
+    return matrix.reshape(*matrix.shape[:-2], *(u.shape[-2] for u in factors))
 
 
 def khatri_rao(factors: list[Tensor]) -> Tensor:
-    """Column-wise Kronecker product, (Π I_n, R); the last factor's index runs fastest."""
+    """Column-wise Kronecker product, (..., Π I_n, R); the last factor's index runs fastest."""
     out = factors[0]
     for u in factors[1:]:
-        out = (out[:, None, :] * u[None, :, :]).flatten(0, 1)
+        out = (out[..., :, None, :] * u[..., None, :, :]).flatten(-3, -2)
     return out
 
 
 def hadamard_but(grams: list[Tensor], *skip: int) -> Tensor:
-    """Γ = the element-wise product of the Gramians (R, R) of all modes but ``skip``."""
-    out = torch.ones_like(grams[0])
-    for n, gram in enumerate(grams):
-        if n not in skip:
-            out = out * gram
-    return out
+    """Γ = the element-wise product of the Gramians (..., R, R) of all modes but ``skip``."""
+    kept = [gram for n, gram in enumerate(grams) if n not in skip]
+    return math.prod(kept[1:], start=kept[0]) if kept else torch.ones_like(grams[0])
 
 
 def sum_sq_terms(grams: list[Tensor]) -> Tensor:
     """Σ_r ‖term_r‖² = the trace of the Hadamard product of all Gramians."""
-    return hadamard_but(grams).diagonal().sum()
+    return hadamard_but(grams).diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def balance(factors: list[Tensor]) -> list[Tensor]:
@@ -116,79 +112,30 @@ def balance(factors: list[Tensor]) -> list[Tensor]:
     The N−1 scalings of each term are the null space of the Gauss–Newton matrix, and unbalanced
     layers fine-tune badly: one learning rate must suit all four factors.
     """
-    norms = torch.stack([u.norm(dim=0) for u in factors])  # (N, R)
+    return [u * s for u, s in zip(factors, balancing_scales(factors), strict=True)]
+
+
+def balancing_scales(factors: list[Tensor]) -> Tensor:
+    """The factors' column scales, (N, ..., 1, R), that :func:`balance` multiplies by."""
+    norms = torch.stack([u.norm(dim=-2, keepdim=True) for u in factors])
     # Logarithms: the product of N norms may underflow where each of them does not.
     mean = norms.log().mean(dim=0).exp()
-    scale = torch.where(norms > 0, mean / norms, torch.zeros_like(norms))
-    return [u * s for u, s in zip(factors, scale, strict=True)]
+    return torch.where(norms > 0, mean / norms, torch.zeros_like(norms))
 
 
-class MttkrpTree:
-    """All N MTTKRPs of one tensor from two matrix products.
-
-    The modes are split into two groups A and B whose sizes are as equal as can be; with T as
-    a matrix (I_A, I_B), ``T @ KR_B`` holds everything the modes of A need and ``Tᵀ @ KR_A``
-    everything those of B need. The balanced split keeps the Khatri–Rao products small: for
-    a 3×3×512×512 kernel they have 1,536 rows, not 262,144.
-    """
-
-    def __init__(self, tensor: Tensor):
-        self.shape = tuple(tensor.shape)
-        modes = range(tensor.ndim)
-        groups = [c for k in range(1, tensor.ndim) for c in combinations(modes, k)]
-        self.a = min(groups, key=lambda a: self._size(a) + tensor.numel() // self._size(a))
-        self.b = tuple(n for n in modes if n not in self.a)
-        self.matrix = tensor.permute(*self.a, *self.b).reshape(self._size(self.a), -1).contiguous()
-
-    def _size(self, group) -> int:
-        return math.prod(self.shape[n] for n in group)
-
-    def left_product(self, factors: list[Tensor]) -> Tensor:
-        """T @ KR_B, (I_A, R): enough for ⟨T, T̂⟩ and the MTTKRPs of group A."""
-        return self.matrix @ khatri_rao([factors[n] for n in self.b])
-
-    def inner(self, factors: list[Tensor], left: Tensor) -> Tensor:
-        """⟨T, T̂⟩."""
-        return (left * khatri_rao([factors[n] for n in self.a])).sum()
-
-    def mttkrps(self, factors: list[Tensor], left: Tensor) -> list[Tensor]:
-        """G_n = T_(n) · KR of all other factors, (I_n, R), for every mode n."""
-        right = self.matrix.T @ khatri_rao([factors[n] for n in self.a])
-        out: dict[int, Tensor] = {}
-        for group, product in ((self.a, left), (self.b, right)):
-            for n in group:
-                out[n] = self._contract(group, n, product, factors)
-        return [out[n] for n in range(len(self.shape))]
-
-    def mttkrp(self, factors: list[Tensor], n: int) -> Tensor:
-        """G_n alone (what ALS needs after each update)."""
-        group, other = (self.a, self.b) if n in self.a else (self.b, self.a)
-        matrix = self.matrix if n in self.a else self.matrix.T
-        return self._contract(group, n, matrix @ khatri_rao([factors[m] for m in other]), factors)
-
-    def _contract(self, group, n, product: Tensor, factors) -> Tensor:
-        """Contract ``product`` (Π_{m in group} I_m, R) with the group's factors except U_n."""
-        rank = product.shape[-1]
-        out = product.reshape([self.shape[m] for m in group] + [rank])
-        for axis in reversed(range(len(group))):
-            if group[axis] != n:
-                shape = [1] * out.ndim
-                shape[axis], shape[-1] = -1, rank
-                out = (out * factors[group[axis]].reshape(shape)).sum(axis)
-        return out
-
-    def residual_sq(self, factors: list[Tensor]) -> Tensor:
-        """‖T−T̂‖², by the explicit residual: exact where the cheap formula cancels."""
-        a = khatri_rao([factors[n] for n in self.a])
-        b = khatri_rao([factors[n] for n in self.b])
-        return torch.addmm(self.matrix, a, b.T, alpha=-1).square_().sum()
-
-    def sq_error(self, factors, grams, left) -> float:
-        """‖T−T̂‖² for ‖T‖ = 1: the cheap formula, or the residual where that would cancel."""
-        cheap = float(1 - 2 * self.inner(factors, left) + hadamard_but(grams).sum())
-        # The formula's rounding error is ~1e-15 times its largest part, which degenerate terms
-        # blow up; below 1e-6 it would cost more than nine of sixteen digits.
-        return cheap if cheap > 1e-6 else float(self.residual_sq(factors))
+def cholesky(matrix: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+    """Lower Cholesky factors of ``matrix`` (..., R, R) + the least multiple of I that makes them
+    exist, tried from ``shift`` (..., 1, 1) on."""
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    least = matrix.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    least = (10 * torch.finfo(matrix.dtype).eps * least).clamp(min=torch.finfo(matrix.dtype).tiny)
+    shift = least + shift
+    for _ in range(17):  # up to about the matrix itself
+        factor, info = torch.linalg.cholesky_ex(matrix + shift * eye)
+        if not bool(info.any()):
+            break
+        shift = torch.where(info[..., None, None] > 0, 10 * shift, shift)
+    return factor
 
 
 def check_rank(rank, shape) -> int:
