@@ -29,10 +29,11 @@ from cpnb.training import TrainingError, finetune, train
 __version__ = "0.1.0"
 
 __all__ = [
-    "CPConv2d", "CPResult", "CharNet", "CharacterDataset", "CheckpointError", "Latency", "Maxout",
-    "TrainingError", "accuracy", "augment", "concatenate", "contact_sheet", "count_multiplies",
-    "cp_als", "cp_greedy", "cp_nls", "cp_nls_batch", "decompose", "fastest_dense", "finetune",
-    "get_convolution", "load_charnet", "load_dataset", "load_weights", "measure_fastest", "measure_interleaved",
-    "measure_latency", "multiplies_per_layer", "pick_device", "record", "recorded",
-    "results_folder", "results_path", "save_weights", "speedup", "train", "training_samples",
+    "CPConv2d", "CPResult", "CharNet", "CharacterDataset", "CheckpointError", "Latency",
+    "Maxout", "TrainingError", "accuracy", "augment", "concatenate", "contact_sheet",
+    "count_multiplies", "cp_als", "cp_greedy", "cp_nls", "cp_nls_batch", "decompose",
+    "fastest_dense", "finetune", "get_convolution", "load_charnet", "load_dataset",
+    "load_weights", "measure_fastest", "measure_interleaved", "measure_latency",
+    "multiplies_per_layer", "pick_device", "record", "recorded", "results_folder",
+    "results_path", "save_weights", "speedup", "train", "training_samples",
 ]  # fmt: skip

@@ -3,8 +3,8 @@
 ‖(T−T̂) ×_n M_n^½‖ with M_n symmetric and positive semi-definite is the plain norm of T ×_n M_n^½
 less its decomposition, whose factors are M_n^½ U_n: solve there, and return U_n. With the
 covariance Σ of a layer's inputs as the metric of the input channels, the squared error is the
-expected squared change of the layer's outputs where neighbouring pixels are uncorrelated (Denton et al., 2014,
-sec. 3.1, for whole patches).
+expected squared change of the layer's outputs where neighbouring pixels are uncorrelated (Denton et
+al., 2014, for whole patches).
 """
 
 from __future__ import annotations

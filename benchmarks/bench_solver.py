@@ -1,0 +1,242 @@
+"""CP solvers side by side: error against seconds on the tensors this package is for.
+
+    make bench-solver                 # everything; hours with all peers, resumed if interrupted
+    make bench-solver QUICK=1         # two minutes
+
+Every contender gets the same tensor in float64, the same number of threads, and the same start
+where it accepts one. Ours runs for the seconds listed with the tensor, a peer for ten times as
+long. Each run is a row of the records, written when it ends; rows that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import resource
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import cpnb
+from cpnb.cp import cp_to_tensor, normalise
+from cpnb.starts import start
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import peers  # noqa: E402
+import solver_report  # noqa: E402
+
+PEER_TIME = 10  # how much longer a peer may take
+
+
+def charnet(layer: str):
+    return cpnb.get_convolution(cpnb.load_charnet(), layer).weight.detach()
+
+
+def alexnet_shape() -> torch.Tensor:
+    """The middle 5×5 of CharNet's conv2: trained weights, shaped like a group of AlexNet's conv2.
+
+    AlexNet's own weights are not ours to ship, and there is no network to fetch them from.
+    """
+    return charnet("conv2")[:, :, 2:7, 2:7]
+
+
+def kernel_like(*shape, seed=0) -> torch.Tensor:
+    """Noise whose unfoldings have singular values falling like 1/√k, as trained kernels' do."""
+    g = torch.Generator().manual_seed(seed)
+    tensor = torch.randn(*shape, generator=g, dtype=torch.float64)
+    for n, size in enumerate(shape):
+        basis = torch.linalg.qr(torch.randn(size, size, generator=g, dtype=torch.float64))[0]
+        scale = torch.arange(1, size + 1, dtype=torch.float64) ** -0.5
+        tensor = torch.tensordot(basis * scale, tensor, dims=([1], [n])).movedim(0, n)
+    return tensor
+
+
+def collinear(seed: int, size=20, rank=16, cosine=0.9, order=4) -> torch.Tensor:
+    """Exact rank 16; in every factor each pair of columns at a cosine of 0.9."""
+    g = torch.Generator().manual_seed(seed)
+    gram = torch.full((rank, rank), cosine, dtype=torch.float64).fill_diagonal_(1)
+    root = torch.linalg.cholesky(gram).T
+    bases = (torch.randn(size, rank, generator=g, dtype=torch.float64) for _ in range(order))
+    return cp_to_tensor([torch.linalg.qr(basis)[0] @ root for basis in bases])
+
+
+def matrix_multiplication(n=2) -> torch.Tensor:
+    """⟨n, n, n⟩, of shape n²×n²×n²; for n = 2 its rank is 7 (Strassen, 1969)."""
+    t = torch.zeros(n, n, n, n, n, n, dtype=torch.float64)
+    for i in range(n):
+        for j in range(n):
+            for k in range(n):
+                t[i, j, j, k, k, i] = 1
+    return t.reshape(n * n, n * n, n * n)
+
+
+def border() -> torch.Tensor:
+    """Rank 3, and a limit of tensors of rank 2 (de Silva & Lim, 2008)."""
+    a, b = torch.eye(2, dtype=torch.float64)
+    return sum(torch.einsum("i,j,k->ijk", *v) for v in ((a, a, b), (a, b, a), (b, a, a)))
+
+
+# name: (tensor of a seed, rank, our seconds)
+TENSORS = {
+    "CharNet conv1": (lambda seed: charnet("conv1"), 16, 0.3),
+    "CharNet conv2": (lambda seed: charnet("conv2"), 64, 2.0),
+    "CharNet conv3": (lambda seed: charnet("conv3"), 64, 4.0),
+    "AlexNet conv2's shape, R=140": (lambda seed: alexnet_shape(), 140, 3.0),
+    "AlexNet conv2's shape, R=200": (lambda seed: alexnet_shape(), 200, 4.0),
+    "AlexNet conv2's shape, R=300": (lambda seed: alexnet_shape(), 300, 5.0),
+    "3×3×256×384": (lambda seed: kernel_like(384, 256, 3, 3), 128, 4.0),
+    "3×3×512×512": (lambda seed: kernel_like(512, 512, 3, 3), 512, 10.0),
+    "random 20×20×20×20": (lambda seed: kernel_like(20, 20, 20, 20, seed=seed), 20, 0.5),
+    "collinear, exact rank 16": (collinear, 16, 0.5),
+    "matrix multiplication ⟨2,2,2⟩": (lambda seed: matrix_multiplication(), 7, 0.5),
+    "border rank 2": (lambda seed: border(), 2, 0.2),
+}
+QUICK = {"CharNet conv1": 0.3, "CharNet conv2": 0.5, "collinear, exact rank 16": 0.3}
+
+
+def tensorly_svd(tensor, rank, start, seed, limit):
+    """TensorLy as its users start it, for the time it takes to 400 iterations."""
+    return peers.tensorly(tensor, rank, start, seed, limit, init="svd", n_iter_max=400)
+
+
+def one_run(name: str, solver: str, run, seed: int, tensor, rank: int, limit: float) -> dict:
+    first = start(tensor, rank, "svd", seed)
+    trace = run(tensor, rank, first, seed, limit)
+    # Forty points of the trace, evenly on a logarithmic scale, draw the figure as well.
+    last = len(trace.seconds) - 1
+    keep = sorted({min(last, round(last ** (k / 40))) for k in range(41)} | {0, last})
+    return cpnb.record(
+        "solver-benchmark", tensor=name, shape=list(tensor.shape), rank=rank, method=solver,
+        seed=seed, limit_seconds=limit, rel_error=trace.final, degeneracy=trace.degeneracy,
+        iterations=trace.iterations,
+        trace=[[round(trace.seconds[i], 4), float(f"{trace.rel_error[i]:.7g}")] for i in keep],
+        peers=peers.versions(),
+    )  # fmt: skip
+
+
+def contenders(name: str, ours_only: bool) -> dict:
+    """Solver by name, with the factor on its time."""
+    found = peers.installed()
+    runs = {k: (v, 1 if k.startswith("cpnb, ") else PEER_TIME) for k, v in found.items()}
+    if name in ("CharNet conv2", "CharNet conv3") and "TensorLy" in runs:
+        runs["TensorLy, svd, 400 iterations"] = (tensorly_svd, math.inf)
+    return {k: v for k, v in runs.items() if not ours_only or k.startswith("cpnb, ")}
+
+
+def compare(tensors: dict, seeds: range, ours_only: bool) -> None:
+    """Run what is not on record yet."""
+    done = {(r["tensor"], r["method"], r["seed"]) for r in on_record("solver-benchmark")}
+    for name, seconds in tensors.items():
+        make, rank, _ = TENSORS[name]
+        for seed in seeds:
+            tensor, _ = normalise(make(seed))
+            for solver, (run, factor) in contenders(name, ours_only).items():
+                if (name, solver, seed) in done:
+                    continue
+                row = one_run(name, solver, run, seed, tensor, rank, factor * seconds)
+                print(f"{name:32s} {solver:30s} seed {seed}: {row['rel_error']:.5f}", flush=True)
+
+
+def on_record(claim: str) -> list[dict]:
+    """Rows of this machine: an interrupted benchmark goes on after them."""
+    return cpnb.recorded(cpnb.results_path(), claim=claim)
+
+
+def recovery(seeds: range) -> None:
+    """How often the exact rank-16 tensor is found to 1e-8."""
+    done = {(r["method"], r["seed"]) for r in on_record("solver-recovery")}
+    for seed in seeds:
+        tensor, _ = normalise(collinear(seed))
+        for solver, run in peers.installed().items():
+            if solver == "TensorFox" and seed >= 10 or (solver, seed) in done:
+                continue  # ten seconds a run
+            first = start(tensor, 16, "random", seed)
+            run = partial(run, tol=1e-13) if solver.startswith("cpnb, ") else run
+            trace = run(tensor, 16, first, seed, 2.0)
+            cpnb.record(
+                "solver-recovery", method=solver, seed=seed, rel_error=trace.final,
+                seconds=trace.seconds[-1],
+            )  # fmt: skip
+
+
+def cost(seeds: range) -> None:
+    """Seconds of 200 steps, plain and stable in turns."""
+    for layer in ("conv2", "conv3"):
+        tensor, _ = normalise(charnet(layer))
+        for seed in seeds:
+            for method, bound in ((solver_report.PLAIN, None), (solver_report.STABLE, 10.0)):
+                cp = cpnb.cp_nls(tensor, 64, tol=0.0, max_degeneracy=bound, random_state=seed)
+                cpnb.record(
+                    "solver-cost", layer=layer, method=method, seed=seed, steps=len(cp.history),
+                    seconds=cp.history[-1].seconds, rel_error=cp.rel_error,
+                    degeneracy=cp.degeneracy,
+                )  # fmt: skip
+
+
+def scaling(ranks, sizes) -> None:
+    """Seconds a step as R doubles, and as S and T do."""
+    cases = [(128, 128, rank) for rank in ranks] + [(size, size, 64) for size in sizes]
+    for s, t, rank in cases:
+        tensor, _ = normalise(kernel_like(t, s, 3, 3))
+        cp = cpnb.cp_nls(tensor, rank, n_iter_max=12, tol=0.0)
+        steps = [b.seconds - a.seconds for a, b in zip(cp.history, cp.history[1:], strict=False)]
+        cg = [row.cg_iterations for row in cp.history[1:]]
+        cpnb.record(
+            "solver-scaling", shape=list(tensor.shape), rank=rank,
+            seconds_step=float(torch.tensor(steps).median()), cg_iterations=sum(cg) / len(cg),
+        )  # fmt: skip
+
+
+def memory() -> None:
+    """Peak extra memory of 3×3×512×512 at R=512, in a process of its own."""
+    tensor = kernel_like(512, 512, 3, 3).float()
+    cpnb.cp_nls(kernel_like(8, 8, 3, 3), 4, n_iter_max=2)  # loads the libraries
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    cp = cpnb.cp_nls(tensor, 512, n_iter_max=5)
+    seconds = time.perf_counter() - began
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    held = 8 * (tensor.numel() + sum(u.numel() for u in cp.factors))
+    cpnb.record(
+        "solver-memory", shape=list(tensor.shape), rank=512, extra_bytes=extra,
+        tensor_and_factors_bytes=held, seconds=seconds,
+    )  # fmt: skip
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few tensors, two minutes")
+    parser.add_argument("--ours", action="store_true", help="without the peers")
+    parser.add_argument("--tensor", action="append", choices=TENSORS, help="only these")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--part", choices=["compare", "cost", "recovery", "scaling", "memory"])
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    names = given.tensor or list(QUICK if given.quick else TENSORS)
+    tensors = {n: QUICK[n] if given.quick else TENSORS[n][2] for n in names}
+    seeds = range(given.first_seed, given.first_seed + (1 if given.quick else given.seeds))
+
+    def wanted(part):
+        return given.part == part or given.part is None and not given.tensor
+
+    if wanted("memory") and not given.quick:
+        memory()
+    if given.part in (None, "compare"):
+        compare(tensors, seeds, given.ours)
+    if wanted("cost") and not given.quick:
+        cost(seeds)
+    if wanted("recovery"):
+        recovery(range(4 if given.quick else 40))
+    if wanted("scaling") and not given.quick:
+        scaling([32, 64, 128, 256, 512], [64, 128, 256, 512])
+    solver_report.show(cpnb.results_path())
+
+
+if __name__ == "__main__":
+    main()
