@@ -97,6 +97,12 @@ def cost(rows: list[dict]) -> pd.DataFrame:
     return (times[STABLE] / times[PLAIN]).groupby("layer").median().rename("stable / plain")
 
 
+def starts(rows: list[dict]) -> pd.DataFrame:
+    """Median error over the seeds by kind of start."""
+    frame = pd.DataFrame(rows)
+    return frame.pivot_table(index="layer", columns="init", values="rel_error", aggfunc="median")
+
+
 def recoveries(rows: list[dict]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["found"] = frame["rel_error"] < 1e-8
@@ -171,7 +177,8 @@ def show(path=None) -> None:
         figure = results_folder() / "solver.svg"
         draw(rows, figure)
         print(f"\nfigure: {figure}")
-    for claim, table in (("solver-cost", cost), ("solver-recovery", recoveries),
+    for claim, table in (("solver-cost", cost),
+        ("solver-starts", starts), ("solver-recovery", recoveries),
                          ("solver-scaling", scaling)):  # fmt: skip
         if found := rows_of(claim, path):
             print(f"\n{claim}")

@@ -20,7 +20,7 @@ from cpnb.cp import cholesky, hadamard_but
 
 CG_MAX = 60  # conjugate-gradient iterations a step, at most
 CG_TOLERANCE = 0.2  # of the gradient: an inexact step costs less than it loses
-DENSE_UP_TO = 400  # unknowns up to which a Cholesky factorisation takes less time than CG
+DENSE_UP_TO = 150  # unknowns up to which a Cholesky factorisation takes less time than CG
 BOUND_TOLERANCE = 1e-6  # relative; a sloppier root would show as noise in the error
 
 
