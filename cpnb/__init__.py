@@ -8,8 +8,11 @@ from cpnb.checkpoints import CheckpointError, load_weights, save_weights
 from cpnb.compress import decompose, get_convolution
 from cpnb.cp import CPResult
 from cpnb.data import CharacterDataset, augment, concatenate, contact_sheet, load_dataset
+from cpnb.denton import BiclusteredConv2d, MonochromaticConv2d
 from cpnb.evaluation import accuracy, pick_device
+from cpnb.jaderberg import SeparableBasis, VerticalHorizontal
 from cpnb.layers import CPConv2d
+from cpnb.lowrank import SVDLinear, TuckerConv2d
 from cpnb.nets import CharNet, Maxout, load_charnet
 from cpnb.nls import cp_nls
 from cpnb.records import record, recorded, results_folder, results_path
@@ -29,10 +32,12 @@ from cpnb.training import TrainingError, finetune, train
 __version__ = "0.1.0"
 
 __all__ = [
-    "CPConv2d", "CPResult", "CharNet", "CharacterDataset", "CheckpointError", "Latency", "Maxout",
-    "TrainingError", "accuracy", "augment", "concatenate", "contact_sheet", "count_multiplies",
-    "cp_als", "cp_greedy", "cp_nls", "decompose", "fastest_dense", "finetune", "get_convolution",
-    "load_charnet", "load_dataset", "load_weights", "measure_fastest", "measure_interleaved",
-    "measure_latency", "multiplies_per_layer", "pick_device", "record", "recorded",
-    "results_folder", "results_path", "save_weights", "speedup", "train", "training_samples",
+    "BiclusteredConv2d", "CPConv2d", "CPResult", "CharNet", "CharacterDataset", "CheckpointError",
+    "Latency", "Maxout", "MonochromaticConv2d", "SVDLinear", "SeparableBasis", "TrainingError",
+    "TuckerConv2d", "VerticalHorizontal", "accuracy", "augment", "concatenate", "contact_sheet",
+    "count_multiplies", "cp_als", "cp_greedy", "cp_nls", "decompose", "fastest_dense", "finetune",
+    "get_convolution", "load_charnet", "load_dataset", "load_weights", "measure_fastest",
+    "measure_interleaved", "measure_latency", "multiplies_per_layer", "pick_device", "record",
+    "recorded", "results_folder", "results_path", "save_weights", "speedup", "train",
+    "training_samples",
 ]  # fmt: skip
