@@ -15,6 +15,7 @@ from cpnb.layers import CPConv2d
 from cpnb.lowrank import SVDLinear, TuckerConv2d
 from cpnb.nets import CharNet, Maxout, load_charnet
 from cpnb.nls import cp_nls
+from cpnb.reconstruct import gradient_weights, reconstruct_on_data
 from cpnb.records import record, recorded, results_folder, results_path
 from cpnb.samples import training_samples
 from cpnb.speed import (
@@ -36,8 +37,8 @@ __all__ = [
     "Latency", "Maxout", "MonochromaticConv2d", "SVDLinear", "SeparableBasis", "TrainingError",
     "TuckerConv2d", "VerticalHorizontal", "accuracy", "augment", "concatenate", "contact_sheet",
     "count_multiplies", "cp_als", "cp_greedy", "cp_nls", "decompose", "fastest_dense", "finetune",
-    "get_convolution", "load_charnet", "load_dataset", "load_weights", "measure_fastest",
-    "measure_interleaved", "measure_latency", "multiplies_per_layer", "pick_device", "record",
-    "recorded", "results_folder", "results_path", "save_weights", "speedup", "train",
-    "training_samples",
+    "get_convolution", "gradient_weights", "load_charnet", "load_dataset", "load_weights",
+    "measure_fastest", "measure_interleaved", "measure_latency", "multiplies_per_layer",
+    "pick_device", "reconstruct_on_data", "record", "recorded", "results_folder", "results_path",
+    "save_weights", "speedup", "train", "training_samples",
 ]  # fmt: skip
