@@ -32,8 +32,9 @@ FLOORS = [
         "metrics",
         "clusters",
         "vbmf",
+        "images",
     ],
-    ["records", "starts", "glyphs", "nets", "evaluation", "factored"],
+    ["records", "starts", "glyphs", "nets", "evaluation", "factored", "alexnet"],
     ["nls", "als", "data", "engine", "parameters", "publish"],
     [
         "layers",
