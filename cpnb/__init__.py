@@ -17,6 +17,7 @@ from cpnb.layers import CPConv2d
 from cpnb.lowrank import SVDLinear, TuckerConv2d
 from cpnb.nets import CharNet, Maxout, load_charnet
 from cpnb.nls import cp_nls
+from cpnb.patches import fit_to_patches, patch_moments
 from cpnb.reconstruct import gradient_weights, reconstruct_on_data
 from cpnb.records import record, recorded, results_folder, results_path
 from cpnb.samples import training_samples
@@ -41,10 +42,10 @@ __all__ = [
     "SVDLinear", "SeparableBasis", "SmallAlexNet", "TrainingError", "TuckerConv2d",
     "VerticalHorizontal", "accuracy", "augment", "block_diagonal", "concatenate", "contact_sheet",
     "count_multiplies", "cp_als", "cp_greedy", "cp_nls", "decompose", "expand_layers",
-    "fastest_dense", "finetune", "flip_and_crop", "get_convolution", "gradient_weights",
-    "load_alexnet", "load_charnet", "load_dataset", "load_small_alexnet", "load_squeezenet",
-    "load_weights", "measure_fastest", "measure_interleaved", "measure_latency",
-    "multiplies_per_layer", "pick_device", "rank_for", "reconstruct_on_data", "record", "recorded",
-    "results_folder", "results_path", "save_weights", "speedup", "topk_accuracy", "train",
-    "training_samples",
+    "fastest_dense", "finetune", "fit_to_patches", "flip_and_crop", "get_convolution",
+    "gradient_weights", "load_alexnet", "load_charnet", "load_dataset", "load_small_alexnet",
+    "load_squeezenet", "load_weights", "measure_fastest", "measure_interleaved", "measure_latency",
+    "multiplies_per_layer", "patch_moments", "pick_device", "rank_for", "reconstruct_on_data",
+    "record", "recorded", "results_folder", "results_path", "save_weights", "speedup",
+    "topk_accuracy", "train", "training_samples",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cpnb.metrics import Metric
+from cpnb.norms import Metric
 
 SPATIAL = ("stride", "padding", "dilation", "padding_mode")
 OPTIONS = ("in_channels", "out_channels", "kernel_size", "groups", *SPATIAL)

@@ -20,7 +20,7 @@ from cpnb.factored import (
     spatial_options,
     truncated_svd,
 )
-from cpnb.metrics import Metric
+from cpnb.norms import Metric
 from cpnb.vbmf import vbmf_rank
 
 RANKS = "(R_S, R_T), a share of energy above 0 and below 1, or 'vbmf'"

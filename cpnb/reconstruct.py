@@ -65,7 +65,7 @@ def reconstruct_on_data(
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}")
-    student, teacher = _part(model, layer, "model"), _part(reference, layer, "reference")
+    student, teacher = find_part(model, layer, "model"), find_part(reference, layer, "reference")
     parameters = [p for p in student.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"layer {layer!r} of model has no parameters to train")
@@ -83,8 +83,8 @@ def reconstruct_on_data(
             data = batches(loader, batch_size, shuffle=True, seed=seed * 1_000_003 + epoch)
             for images, _ in data:
                 images = images.to(device)
-                target = _seen(reference, teacher, images)[1]
-                loss = _square_distance(student(_seen(model, student, images)[0]), target, layer)
+                target = seen(reference, teacher, images)[1]
+                loss = _square_distance(student(seen(model, student, images)[0]), target, layer)
                 optimizer.zero_grad()
                 (loss / len(images)).backward()
                 optimizer.step()
@@ -121,7 +121,7 @@ def gradient_weights(
         ``weight``, a diagonal matrix (S/groups, S/groups) over the input maps of a group, and
         ``output_weight`` (T,): ``decompose(model, {layer: rank}, method=..., **weights)``.
     """
-    part = _part(model, layer, "model")
+    part = find_part(model, layer, "model")
     if not isinstance(part, (nn.Conv2d, nn.Linear)):
         raise TypeError(
             f"layer {layer!r} must be an nn.Conv2d or nn.Linear, got {type(part).__name__}"
@@ -148,7 +148,8 @@ def gradient_weights(
     }
 
 
-def _part(model: nn.Module, name: str, argument: str) -> nn.Module:
+def find_part(model: nn.Module, name: str, argument: str) -> nn.Module:
+    """The part of that name, or a ValueError that says which ``argument`` lacks it."""
     parts = dict(model.named_modules())
     if not name or name not in parts:
         known = ", ".join(n for n, _ in model.named_children())
@@ -157,7 +158,7 @@ def _part(model: nn.Module, name: str, argument: str) -> nn.Module:
 
 
 @torch.no_grad()
-def _seen(model: nn.Module, part: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def seen(model: nn.Module, part: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Input and output of a part when the model runs; what comes after it is not computed."""
     found = []
 

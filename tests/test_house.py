@@ -21,12 +21,12 @@ MAX_LINES = 300
 # A module imports only from floors below its own. A new module gets its place here.
 FLOORS = [
     ["machine", "cp", "checkpoints", "recipe", "distort", "fastconv", "figures", "claims",
-     "metrics", "clusters", "vbmf", "images"],
+     "norms", "clusters", "vbmf", "images"],
     ["records", "starts", "glyphs", "nets", "evaluation", "factored", "alexnet"],
     ["nls", "als", "data", "engine", "parameters", "publish", "squeezenet"],
     ["layers", "samples", "training", "speed", "notebooks", "jaderberg", "denton", "lowrank",
      "reconstruct"],
-    ["rivals"],
+    ["rivals", "patches"],
     ["compress"],
     ["sweep", "report"],
 ]  # fmt: skip

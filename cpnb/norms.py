@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FLOOR = 1e-6  # of the largest eigenvalue: a dead map keeps a small say, and the inverse is finite
+# Directions that the data do not excite still get this share of the mean eigenvalue: an inverse
+# root must exist, and data that were not seen may excite them.
+FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,10 @@ def _roots(sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Σ^½ and Σ^−½ of a symmetric positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh((sigma + sigma.T) / 2)
     least, most = float(values[0]), float(values[-1])
-    if most <= 0 or least < -FLOOR * most:
+    if most <= 0 or least < -1e-5 * most:
         raise ValueError(
             f"weight must be positive semi-definite, got eigenvalues from {least:.3g} to {most:.3g}"
         )
-    root = values.clamp_min(FLOOR * most).sqrt()
+    values = values.clamp_min(0)
+    root = (values + FLOOR * values.mean()).sqrt()
     return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
