@@ -66,13 +66,14 @@ def test_the_outputs_come_nearer(name, data):
 
 def test_it_makes_up_for_the_layers_below(data):
     net = net_of()
-    small = cpnb.decompose(net, {"conv1": 3})
-    small = cpnb.decompose(small, {"conv2": 6})
-    blind = cpnb.decompose(net, {"conv2": 6})
-    cpnb.fit_to_patches(blind, net, "conv2", data)  # fitted to the inputs of the full net
-    mixed = nn.Sequential(OrderedDict(conv1=small.conv1, relu=nn.ReLU(), conv2=blind.conv2))
+    small = cpnb.decompose(net, {"conv2": 6})
     cpnb.fit_to_patches(small, net, "conv2", data)
-    assert output_error(small, net, data) < 0.98 * output_error(mixed, net, data)
+    off = cpnb.decompose(net, {"conv2": 6})
+    with torch.no_grad():
+        off.conv1.weight.mul_(1.5)  # an error below that conv2 can make up for exactly
+        off.conv1.bias.mul_(1.5)
+    cpnb.fit_to_patches(off, net, "conv2", data)
+    assert output_error(off, net, data) < 1.1 * output_error(small, net, data)
 
 
 def test_the_bias_takes_up_the_mean(data):
