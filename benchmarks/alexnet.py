@@ -34,7 +34,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--n-iter-max", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--lr", type=float, default=0.004)
     parser.add_argument("--block-diagonal", action="store_true")
     options = parser.parse_args()
     net = load_small_alexnet()
