@@ -1,13 +1,14 @@
-"""Data sets of single characters, 24x24 grey, 36 classes (0-9, A-Z without case), held in memory.
+"""Data sets by name: characters, 24x24 grey, 36 classes (0-9, A-Z without case), and images.
 
 ``load_dataset(name, split, root=None, **options)`` with name
 
 - "characters": drawn by :mod:`cpnb.glyphs` from open fonts; needs nothing from outside;
 - "chars74k": real scene characters in the public layout ``English/Img/{GoodImg,BadImag}/Bmp``;
-- "emnist": handwriting, read by torchvision.
+- "emnist": handwriting, read by torchvision;
+- "cifar10", "imagenet-sample": colour images, by :mod:`cpnb.images`.
 
-Each patch has zero mean and unit standard deviation, the input CharNet was trained for
-(Jaderberg et al., ECCV 2014). Files are looked for under `root`, else the environment
+Each patch of a character has zero mean and unit standard deviation, the input CharNet was trained
+for (Jaderberg et al., ECCV 2014). Files are looked for under `root`, else the environment
 variable CPNB_DATA, else ``data/downloads`` of this repository.
 """
 
@@ -22,7 +23,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cpnb import glyphs
+from cpnb import glyphs, images
 from cpnb.distort import PATCH, augment, normalise
 from cpnb.glyphs import BACKGROUND, CLASSES, SPLITS
 
@@ -103,26 +104,28 @@ def contact_sheet(dataset, rows=4):
 
 
 def load_dataset(name, split, root=None, **options):
-    """Load a data set into memory.
+    """Load a data set.
 
     Parameters
     ----------
-    name : "characters", "chars74k" or "emnist"
+    name : "characters", "chars74k", "emnist", "cifar10" or "imagenet-sample"
     split : "train", "validation" or "test"
     root : path, optional
         Folder of the files; default: the environment variable CPNB_DATA, else ``data/downloads``.
         For "chars74k" the folder that holds ``English/`` or one that holds ``chars74k/English/``;
-        for "emnist" the folder that holds ``EMNIST/raw/``. Not used by "characters".
+        for "emnist" the folder that holds ``EMNIST/raw/``. Not used by "characters". For the others
+        see :mod:`cpnb.images`; ImageNet itself, in the sample's layout, takes the sample's name.
     **options
         All: ``size`` (patches; default 20,000 train and 2,000 validation and test for "characters",
         else every one there is) and ``seed`` (0).
         "characters": ``background`` (0.0, fraction with label 36), ``lowercase`` (0.2).
         "chars74k": ``which`` ("all", "good" or "bad": GoodImg, BadImag).
         "emnist": ``download`` (False; torchvision checks the archive's hash).
+        "imagenet-sample": ``complete`` (False; whether a class without images is an error).
 
     Returns
     -------
-    CharacterDataset
+    CharacterDataset, or ImageDataset ("cifar10") or ImageFiles ("imagenet-sample")
 
     Raises
     ------
@@ -172,24 +175,24 @@ def _load_chars74k(split, root, size=None, seed=0, which="all"):
     if which not in parts:
         raise ValueError(f"which: got {which!r}, accepted are {', '.join(parts)}")
     folder = _find_chars74k(_data_root(root))
-    images, labels, good, unreadable = [], [], [], []
+    patches, labels, good, unreadable = [], [], [], []
     for part in parts[which]:
         for path, label in _chars74k_files(folder / part / "Bmp"):
             if hash_split(path.name) != split:
                 continue
             try:
-                images.append(_read_patch(path))
+                patches.append(_read_patch(path))
             except _UNREADABLE as error:
                 unreadable.append(f"{path.relative_to(folder)} ({error})")
                 continue
             labels.append(label)
             good.append(part == "GoodImg")
-    _warn_unreadable(unreadable, len(images))
-    if not images:
+    _warn_unreadable(unreadable, len(patches))
+    if not patches:
         raise FileNotFoundError(
             f"no readable image of split {split!r} in {folder} ({', '.join(parts[which])})"
         )
-    patches = normalise(torch.from_numpy(np.stack(images))[:, None])
+    patches = normalise(torch.from_numpy(np.stack(patches))[:, None])
     dataset = CharacterDataset(patches, torch.tensor(labels), torch.tensor(good))
     return dataset if size is None else dataset.sample(size, seed)
 
@@ -277,4 +280,18 @@ def _load_emnist(split, root, size=None, seed=0, download=False):
     return CharacterDataset(patches, torch.where(labels < 36, labels, labels - 26))
 
 
-_LOADERS = {"characters": _load_characters, "chars74k": _load_chars74k, "emnist": _load_emnist}
+def _load_cifar10(split, root, size=None, seed=0):
+    return images.load_cifar10(split, _data_root(root), size, seed)
+
+
+def _load_imagenet(split, root, size=None, seed=0, complete=False):
+    return images.load_imagenet(split, _data_root(root), size, seed, complete)
+
+
+_LOADERS = {
+    "characters": _load_characters,
+    "chars74k": _load_chars74k,
+    "emnist": _load_emnist,
+    "cifar10": _load_cifar10,
+    "imagenet-sample": _load_imagenet,
+}

@@ -99,6 +99,7 @@ def descend(tree, factors, bound, n_iter_max, tol, callback, began):
         accepted = (gain > LEAST_GAIN) & (improvement >= 0) & ~done
         if bool(accepted.any()):
             point = point.replaced(accepted, trial)
+            del model, trial, step  # each as large as its successor, which is about to be made
             model = point.model(tree)
         shrink = (1 - (2 * gain - 1) ** 3).clamp(min=1 / 3)[:, None, None]
         took = accepted[:, None, None]

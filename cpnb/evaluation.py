@@ -63,6 +63,32 @@ def accuracy(
     return evaluate(model, loader, device, background, batch_size)[1]
 
 
+def topk_accuracy(
+    model: nn.Module, loader, k: tuple[int, ...] = (1, 5), device=None, batch_size: int = 32
+) -> dict[int, float]:
+    """For each k the share of samples, 0 to 1, whose label is among the k highest logits.
+
+    ImageNet's top-1 and top-5; all classes take part.
+    """
+    home = device_of(model)
+    device = torch.device(device) if device is not None else home
+    hits, seen = dict.fromkeys(k, 0), 0
+    try:
+        model.to(device)
+        with evaluation_mode(model), torch.inference_mode():
+            for images, labels in batches(loader, batch_size):
+                images, labels = images.to(device), labels.to(device)
+                best = logits_of(model, images, labels).topk(max(k), dim=1).indices
+                found = best == labels[:, None]
+                hits = {n: hits[n] + int(found[:, :n].sum()) for n in k}
+                seen += len(labels)
+    finally:
+        model.to(home)
+    if not seen:
+        raise ValueError("nothing to evaluate: no samples")
+    return {n: hits[n] / seen for n in k}
+
+
 def evaluate(
     model: nn.Module,
     loader,

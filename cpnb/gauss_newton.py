@@ -95,7 +95,7 @@ class ReducedModel:
         gamma_e, self.gram_e = hadamard_but(grams, e), grams[e]
         self.gamma_e = gamma_e * lift
         plain = [hadamard_but(grams, n) for n in self.kept]
-        self.gamma = torch.stack([g * lift for g in plain])  # (modes, ..., R, R)
+        self.gamma = [g * lift for g in plain]
         self.cross_e = [hadamard_but(grams, n, e) * lift for n in self.kept]
         self.cross = {
             (n, m): hadamard_but(grams, a, b) * lift
@@ -110,7 +110,8 @@ class ReducedModel:
             ],
             dim=-2,
         )
-        self.scale = self.gamma.diagonal(dim1=-2, dim2=-1).amax((0, -1))[..., None, None]
+        largest = [g.diagonal(dim1=-2, dim2=-1).amax(-1) for g in self.gamma]
+        self.scale = torch.stack(largest).amax(0)[..., None, None]
         self.binds = bool((mu > 0).any())
         if self.binds:  # ∇½Σ‖term‖² = U_n diag(Γ_n)
             on = (mu > 0).to(mu.dtype)
@@ -125,7 +126,8 @@ class ReducedModel:
         """Set λ, (..., 1, 1), for :meth:`product` and :meth:`precondition`."""
         self.damping = damping
         self.inverse_e = torch.cholesky_inverse(cholesky(self.gamma_e, damping))
-        self.inverse = torch.cholesky_inverse(cholesky(self.gamma, damping.expand_as(self.scale)))
+        # One after the other: together their temporaries would be the largest thing in memory.
+        self.inverse = [torch.cholesky_inverse(cholesky(g, damping)) for g in self.gamma]
         if self.binds:
             self.normal_e = self.gram_e * self.weight_e
             self.tilt = self.weight_e.mT * self.inverse_e

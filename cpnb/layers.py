@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from cpnb.als import cp_als, cp_greedy
 from cpnb.cp import CPResult
-from cpnb.nls import cp_nls
+from cpnb.nls import cp_nls, cp_nls_batch
+from cpnb.norms import covariances
 
 SOLVERS = {"nls": cp_nls, "als": cp_als, "greedy": cp_greedy}
 
@@ -71,7 +72,8 @@ class CPConv2d(nn.Module):
             R, the number of rank-one terms of each group's kernel.
         method : {"nls", "als", "greedy"}
         **solver_options
-            Passed to :func:`cpnb.cp_nls`, :func:`cpnb.cp_als` or :func:`cpnb.cp_greedy`.
+            Passed to :func:`cpnb.cp_nls`, :func:`cpnb.cp_als` or :func:`cpnb.cp_greedy`. For a
+            grouped convolution ``weight`` may be (S, S), of which each group takes its block.
 
         Returns
         -------
@@ -89,7 +91,7 @@ class CPConv2d(nn.Module):
         if method not in SOLVERS:
             raise ValueError(f"method must be one of {', '.join(SOLVERS)}, got {method!r}")
         kernels = conv.weight.detach().chunk(conv.groups)
-        fits = [SOLVERS[method](kernel, rank, **solver_options) for kernel in kernels]
+        fits = _solve(kernels, rank, method, conv.in_channels, **solver_options)
         layer = cls(conv, max(fit.rank for fit in fits))
         layer._load(fits, kernels)
         if conv.bias is not None:
@@ -112,9 +114,11 @@ class CPConv2d(nn.Module):
         self.horizontal.weight.copy_(kx[:, None, None, :])  # (R, d) → (R, 1, 1, d)
         expand = [part.T for part in kt.chunk(len(fits))]  # (T, R) a group
         self.expand.weight.copy_(torch.cat(expand)[:, :, None, None])
-        sq = [float(k.double().square().sum()) for k in kernels]
-        self.rel_error = math.sqrt(_mean([fit.rel_error**2 for fit in fits], sq))
-        self.degeneracy = _mean([fit.degeneracy for fit in fits], sq)
+        # In plain L2, also where the solver minimised another norm.
+        whole = sum(k.double().square().sum() for k in kernels)
+        rest = sum((k - f.to_tensor()).double().square().sum() for k, f in _pairs(kernels, fits))
+        terms = sum(math.prod(u.double().square().sum(0) for u in f.factors).sum() for f in fits)
+        self.rel_error, self.degeneracy = float((rest / whole).sqrt()), float(terms / whole)
 
     @torch.no_grad()
     def to_conv(self) -> nn.Conv2d:
@@ -171,5 +175,20 @@ def _pad_rank(factor: Tensor, rank: int) -> Tensor:
     return nn.functional.pad(factor, (0, rank - factor.shape[1]))
 
 
-def _mean(values: list[float], weights: list[float]) -> float:
-    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+def _pairs(kernels, fits):
+    return zip(kernels, fits, strict=True)
+
+
+def _solve(kernels, rank, method, inputs, weight=None, **options) -> list[CPResult]:
+    """A fit for each group's kernel (T/groups, S/groups, d, d); by NLS all of them as one batch."""
+    if weight is not None:
+        if method != "nls":
+            raise ValueError(f"weight goes with method 'nls', got {method!r}")
+        weights = [weight]
+        if isinstance(weight, Tensor):
+            weights = covariances(weight, inputs, len(kernels))
+        options["weight"] = weights[0] if len(kernels) == 1 else weights
+    single = {"callback", "n_starts"} & set(options) or not isinstance(options.get("init", ""), str)
+    if method == "nls" and len(kernels) > 1 and not single:
+        return cp_nls_batch(kernels, rank, **options)
+    return [SOLVERS[method](kernel, rank, **options) for kernel in kernels]

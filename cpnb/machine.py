@@ -56,7 +56,7 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
     """Commit of the code and whether the code differs from it.
 
     Looked up once a process, because that is the code the process has loaded. The second value is
-    True if anything under cpnb, benchmarks, data or notebooks is changed, deleted or new and not git-ignored.
+    True if anything under `CODE_FOLDERS` is changed, deleted or new and not git-ignored.
     Other folders (results, tests) do not count, and neither do outputs and metadata of
     notebooks: running a notebook leaves the code clean.
 
@@ -105,7 +105,7 @@ def _version(package: str) -> str | None:
 def environment() -> dict:
     """Where a run happens: hardware, threads, versions, commit and time (UTC, ISO 8601).
 
-    `dirty` is True when code under cpnb, benchmarks, data or notebooks differs from `commit`; see `git_state`.
+    `dirty` is True when code under `CODE_FOLDERS` differs from `commit`; see `git_state`.
     """
     commit, dirty = git_state(repository())
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}

@@ -12,9 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Directions that the data do not excite still get this share of the mean eigenvalue: an inverse
-# root must exist, and data that were not seen may excite them.
-FLOOR = 1e-3
+from cpnb.norms import roots
 
 Root = tuple[Tensor, Tensor]  # M^½ and its inverse
 
@@ -48,21 +46,9 @@ def _root(weight, n: int, tensor: Tensor) -> Root:
         raise ValueError(
             f"weight of mode {n} must have shape ({size}, {size}), got {tuple(matrix.shape)}"
         )
-    if not torch.isfinite(matrix).all():
-        raise ValueError(f"weight of mode {n} must be finite, got NaN or Inf")
-    scale = matrix.abs().max()
-    if float((matrix - matrix.T).abs().max()) > 1e-5 * float(scale) or not float(scale) > 0:
-        raise ValueError(f"weight of mode {n} must be symmetric and not zero")
-    # The scale of a metric does not matter to the minimiser: a mean eigenvalue of one.
-    matrix = matrix / (matrix.diagonal().mean())
-    values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
-    if not float(values[0]) >= -1e-5 * float(values[-1]):
-        raise ValueError(
-            f"weight of mode {n} must be positive semi-definite, got the eigenvalue "
-            f"{float(values[0] * scale):.3g}"
-        )
-    values = values.clamp(min=0) + FLOOR
-    return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
+    if not torch.isfinite(matrix).all() or not torch.allclose(matrix, matrix.T, rtol=1e-4):
+        raise ValueError(f"weight of mode {n} must be finite and symmetric, and is not")
+    return roots(matrix / matrix.diagonal().abs().max().clamp(min=1e-300))
 
 
 def to_metric(tensor: Tensor, roots: list[Root | None]) -> Tensor:

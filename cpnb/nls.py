@@ -151,6 +151,7 @@ def _solve(given, rank, init, n_iter_max, tol, max_degeneracy, seeds, callback, 
     ]
     works = [_project(work, bases) for work in works]
     tree = MttkrpTree(works[0] if len(works) == 1 else torch.stack(works), works[0].ndim)
+    del works, starts  # the tree has the tensor in its own order
     if isinstance(init, str):
         factors = warm_up(tree, factors, WARM_UP)
     bound = math.inf if max_degeneracy is None else float(max_degeneracy)

@@ -105,11 +105,44 @@ def train(
 FINETUNE = {"lr": 0.01, "weight_decay": 1e-4}
 
 
-def finetune(model: nn.Module, loader, epochs: int = 5, **arguments) -> History:
+def finetune(
+    model: nn.Module, loader, epochs: int = 5, *, only_above: str | None = None, **arguments
+) -> History:
     """Fine-tune the entire network after decomposition: `train` with gentler defaults.
 
     A smaller learning rate and a weaker weight decay: a decomposed layer multiplies four factors,
     so that a step of ordinary length can be much too long for it. Parameters and result are those
     of `train`; `freeze=("conv1",)` holds named parts still.
+
+    Parameters
+    ----------
+    only_above : str, optional
+        Train only the layers after the one of this name, as Denton et al. (2014) do after each
+        approximation: it and all before it, in the order of `model.named_modules()`, stay.
     """
+    if only_above is not None:
+        held = arguments.get("freeze", ())
+        held = (held,) if isinstance(held, str) else tuple(held)
+        arguments["freeze"] = held + parts_up_to(model, only_above)
     return train(model, loader, epochs, **(FINETUNE | arguments))
+
+
+def parts_up_to(model: nn.Module, name: str) -> tuple[str, ...]:
+    """Names of the layers with parameters up to the one of that name, its own parts included.
+
+    Raises
+    ------
+    ValueError
+        There is no such layer, or none after it has parameters to train.
+    """
+    layers = [n for n, m in model.named_modules() if n and next(m.parameters(recurse=False), None)
+              is not None]  # fmt: skip
+    own = [n for n in layers if n == name or n.startswith(f"{name}.")]
+    if not own:
+        raise ValueError(
+            f"only_above={name!r} is no layer with parameters; these are: {', '.join(layers)}"
+        )
+    end = layers.index(own[-1]) + 1
+    if end == len(layers):
+        raise ValueError(f"only_above={name!r} is the last layer: there is none above to train")
+    return tuple(layers[:end])

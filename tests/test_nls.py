@@ -194,3 +194,76 @@ def test_bad_input(method, tensor, rank, error, message):
 def test_bad_options(option, message):
     with pytest.raises(ValueError, match=message):
         cpnb.cp_nls(TENSOR, 2, **option)
+
+
+# Batches and starts
+
+
+def test_batched_and_single_agree():
+    tensors = [low_rank((3, 3, 6, 7), 6, seed=s, noise=0.3) for s in range(3)]
+    together = cpnb.cp_nls_batch(tensors, 5, n_iter_max=25)
+    for tensor, cp in zip(tensors, together, strict=True):
+        alone = cpnb.cp_nls(tensor, 5, n_iter_max=25)
+        assert cp.rel_error == pytest.approx(alone.rel_error, rel=1e-6)
+        assert len(cp.history) == len(alone.history)
+        torch.testing.assert_close(cp.to_tensor(), alone.to_tensor(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_best_of_several_starts_is_returned():
+    tensor = low_rank((3, 3, 6, 7), 8, noise=0.3)
+    singles = [cpnb.cp_nls(tensor, 5, random_state=s, init="random").rel_error for s in range(4)]
+    best = cpnb.cp_nls(tensor, 5, init="random", n_starts=4).rel_error
+    assert max(singles) > min(singles)
+    assert best == pytest.approx(min(singles), rel=1e-4)
+
+
+@pytest.mark.parametrize("init", ["svd", "random", "slices", "grow"])
+@pytest.mark.parametrize("shape,rank", [((6, 7), 3), ((5, 6, 7), 4), ((3, 3, 8, 9), 12)])
+def test_every_start_leads_to_a_good_fit(init, shape, rank):
+    tensor = low_rank(shape, rank, noise=0.01)
+    assert cpnb.cp_nls(tensor, rank, init, n_starts=3).rel_error < 0.02
+
+
+@pytest.mark.parametrize("n_starts", [0, 1.5, True])
+def test_bad_number_of_starts(n_starts):
+    with pytest.raises(ValueError, match="n_starts must be an integer >= 1"):
+        cpnb.cp_nls(TENSOR, 2, n_starts=n_starts)
+
+
+def test_tensors_of_a_batch_have_one_shape():
+    with pytest.raises(ValueError, match="same shape"):
+        cpnb.cp_nls_batch([TENSOR, TENSOR[:2]], 2)
+    with pytest.raises(ValueError, match="one entry a tensor, 1, got 2"):
+        cpnb.cp_nls_batch([TENSOR], 2, weight=[None, None])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_collinear_factors_are_found(seed):
+    """Exact rank 8, every pair of columns at a cosine of 0.9 in every factor."""
+    g = torch.Generator().manual_seed(seed)
+    gram = torch.full((8, 8), 0.9, dtype=torch.float64).fill_diagonal_(1)
+    root = torch.linalg.cholesky(gram).T
+    bases = [torch.randn(i, 8, generator=g, dtype=torch.float64) for i in (9, 10, 11, 12)]
+    tensor = cp_to_tensor([torch.linalg.qr(b)[0] @ root for b in bases])
+    cp = cpnb.cp_nls(tensor, 8, tol=1e-13, random_state=seed)
+    assert cp.rel_error < 1e-8
+
+
+def test_a_mode_that_carries_nothing_new_is_compressed_without_loss():
+    """A mode larger than all others together, and one of low rank, are solved on their ranges."""
+    g = torch.Generator().manual_seed(0)
+    core = torch.randn(3, 4, 5, generator=g, dtype=torch.float64)
+    tall = torch.linalg.qr(torch.randn(40, 3, generator=g, dtype=torch.float64))[0]
+    big = torch.einsum("ai,ijk->ajk", tall, core)
+    one, other = (cpnb.cp_nls(t, 4, n_starts=6, init="random") for t in (core, big))
+    assert other.factors[0].shape == (40, 4)
+    assert other.rel_error == pytest.approx(one.rel_error, rel=1e-3)
+    rebuilt = float((big - other.to_tensor()).norm() / big.norm())
+    assert rebuilt == pytest.approx(other.rel_error, rel=1e-8)
+
+
+def test_the_bound_holds_from_the_first_step_on():
+    tensor = low_rank((3, 3, 8, 9), 30, noise=0.3)
+    cp = cpnb.cp_nls(tensor, 14, max_degeneracy=0.8, n_iter_max=60)
+    assert all(row.degeneracy <= 0.8 * (1 + 1e-9) for row in cp.history)
+    assert cp.degeneracy == pytest.approx(0.8, rel=0.01)

@@ -1,0 +1,153 @@
+"""AlexNet as the paper used it, and a small one with the same conv2 that a laptop can train.
+
+Lebedev et al. (ICLR 2015) accelerate conv2 of Caffe's AlexNet: 5×5, two groups of 48 → 128 maps, on
+27×27 positions 223,948,800 multiplies. torchvision's AlexNet is another network, without groups;
+:func:`cpnb.decompose` takes either.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cpnb.checkpoints import load_weights
+
+SMALL_WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "alexnet-cifar10.safetensors"
+
+
+class AlexNet(nn.Sequential):
+    """Caffe's AlexNet: (N, 3, 227, 227) → (N, num_classes) logits.
+
+    Local response normalisation after conv1 and conv2, two groups in conv2, conv4 and conv5. Layers
+    are named as in Caffe (conv1 … conv5, fc6 … fc8). Caffe's published weights expect BGR values
+    of 0 to 255 less ImageNet's mean.
+    """
+
+    def __init__(self, num_classes: int = 1000):
+        def norm():
+            return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+
+        def pool():
+            return nn.MaxPool2d(3, 2, ceil_mode=True)  # Caffe rounds up
+
+        super().__init__(
+            OrderedDict(
+                conv1=nn.Conv2d(3, 96, 11, stride=4), relu1=nn.ReLU(), norm1=norm(), pool1=pool(),
+                conv2=nn.Conv2d(96, 256, 5, padding=2, groups=2), relu2=nn.ReLU(), norm2=norm(),
+                pool2=pool(),
+                conv3=nn.Conv2d(256, 384, 3, padding=1), relu3=nn.ReLU(),
+                conv4=nn.Conv2d(384, 384, 3, padding=1, groups=2), relu4=nn.ReLU(),
+                conv5=nn.Conv2d(384, 256, 3, padding=1, groups=2), relu5=nn.ReLU(), pool5=pool(),
+                flatten=nn.Flatten(),
+                fc6=nn.Linear(9216, 4096), relu6=nn.ReLU(), drop6=nn.Dropout(),
+                fc7=nn.Linear(4096, 4096), relu7=nn.ReLU(), drop7=nn.Dropout(),
+                fc8=nn.Linear(4096, num_classes),
+            )
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_input("AlexNet", x, 227)
+        return super().forward(x)
+
+
+class SmallAlexNet(nn.Sequential):
+    """AlexNet's conv2 in a net for CIFAR-10: (N, 3, 32, 32) → (N, 10) logits.
+
+    =====  ======  ==================  ======  ====================
+    layer  kernel  maps in, out        output  multiplies per image
+    =====  ======  ==================  ======  ====================
+    conv1  3×3     3, 96               32×32   2,654,208
+    conv2  5×5     96, 256 in 2 groups  8×8    19,660,800
+    conv3  3×3     256, 256            4×4     9,437,184
+    fc     –       4096, 10            –       40,960
+    =====  ======  ==================  ======  ====================
+
+    Batch normalisation takes the place of AlexNet's local response normalisation, without which a
+    dozen epochs would not do.
+    """
+
+    def __init__(self, num_classes: int = 10, dropout: float = 0.3):
+        super().__init__(
+            OrderedDict(
+                conv1=nn.Conv2d(3, 96, 3, padding=1),
+                pool1=nn.MaxPool2d(4), norm1=nn.BatchNorm2d(96), relu1=nn.ReLU(),
+                conv2=nn.Conv2d(96, 256, 5, padding=2, groups=2),
+                pool2=nn.MaxPool2d(2), norm2=nn.BatchNorm2d(256), relu2=nn.ReLU(),
+                conv3=nn.Conv2d(256, 256, 3, padding=1), norm3=nn.BatchNorm2d(256), relu3=nn.ReLU(),
+                flatten=nn.Flatten(), dropout=nn.Dropout(dropout), fc=nn.Linear(4096, num_classes),
+            )
+        )  # fmt: skip
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_input("SmallAlexNet", x, 32)
+        return super().forward(x)
+
+
+def load_alexnet(path, num_classes: int = 1000) -> AlexNet:
+    """Caffe's AlexNet with the weights of a safetensors file, in evaluation mode.
+
+    The file's names are those of the layers: ``conv1.weight`` (96, 3, 11, 11), ``conv1.bias``, …,
+    ``fc8.bias``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    CheckpointError
+        The file is damaged, or of another network: every key that is missing, left over, or of
+        another shape is listed.
+    """
+    model = AlexNet(num_classes)
+    load_weights(model, path)
+    return model.eval()
+
+
+def load_small_alexnet(path=None) -> SmallAlexNet:
+    """The trained `SmallAlexNet`, in evaluation mode; by default the one that ships in `data/`.
+
+    Errors are those of :func:`load_alexnet`.
+    """
+    path = Path(path) if path is not None else SMALL_WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no trained SmallAlexNet at {path}; data/train_alexnet.py trains one"
+        )
+    model = SmallAlexNet()
+    load_weights(model, path)
+    return model.eval()
+
+
+@torch.no_grad()
+def block_diagonal(conv: nn.Conv2d) -> nn.Conv2d:
+    """A grouped convolution as an ungrouped one, its kernel full of zeros off the diagonal blocks.
+
+    The authors' public code decomposes this kernel (T, S, d, d). Its terms then have to serve all
+    groups at once: R of them cost R(S + 2d + T) multiplies a position, about as many as R terms
+    for *each* of the groups, R(S + 2d·groups + T).
+    """
+    t, s = conv.out_channels // conv.groups, conv.in_channels // conv.groups
+    options = {
+        name: getattr(conv, name) for name in ("stride", "padding", "dilation", "padding_mode")
+    }
+    dense = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, bias=conv.bias is not None,
+        device=conv.weight.device, dtype=conv.weight.dtype, **options,
+    )  # fmt: skip
+    dense.weight.zero_()
+    for g, kernel in enumerate(conv.weight.chunk(conv.groups)):
+        dense.weight[g * t : (g + 1) * t, g * s : (g + 1) * s] = kernel
+    if conv.bias is not None:
+        dense.bias.copy_(conv.bias)
+    return dense.train(conv.training)
+
+
+def _check_input(name: str, x: Tensor, size: int) -> None:
+    if x.ndim != 4 or x.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"{name} takes a tensor (N, 3, {size}, {size}), got shape {tuple(x.shape)}"
+        )

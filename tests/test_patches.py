@@ -1,0 +1,96 @@
+"""CP layers fitted to the covariance of their patches."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import cpnb
+
+
+def net_of(**options):
+    torch.manual_seed(0)
+    conv2 = nn.Conv2d(4, 6, 3, **options)
+    return nn.Sequential(OrderedDict(conv1=nn.Conv2d(2, 4, 3), relu=nn.ReLU(), conv2=conv2)).eval()
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(1)
+    noise = torch.randn(64, 2, 13, 13)
+    smooth = nn.functional.avg_pool2d(noise, 3, 1)  # neighbours are alike, as in images
+    return TensorDataset(smooth, torch.zeros(64, dtype=torch.long))
+
+
+def output_error(model, net, data):
+    with torch.no_grad():
+        want = net(data.tensors[0])
+        return float((model(data.tensors[0]) - want).norm() / want.norm())
+
+
+OPTIONS = {
+    "plain": {},
+    "groups": {"groups": 2},
+    "stride, padding": {"stride": (1, 2), "padding": (1, 0)},
+    "same, reflect": {"padding": "same", "padding_mode": "reflect"},
+    "dilation, no bias": {"dilation": 2, "bias": False},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_moments_are_those_of_the_patches(name, data):
+    """E‖z − Ŵp − b̂‖² from the moments is what the layer's outputs show."""
+    net = net_of(**OPTIONS[name])
+    moments = cpnb.patch_moments(net, net, "conv2", data)
+    conv = net.conv2
+    assert len(moments) == conv.groups
+    for part, kernel in zip(
+        moments, conv.weight.double().flatten(1).chunk(conv.groups), strict=True
+    ):
+        torch.testing.assert_close(kernel @ part.covariance, part.cross, rtol=1e-3, atol=1e-5)
+    outputs = net(data.tensors[0]).mean((0, 2, 3)).double()
+    torch.testing.assert_close(torch.cat([m.output_mean for m in moments]), outputs)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_outputs_come_nearer(name, data):
+    net = net_of(**OPTIONS[name])
+    small = cpnb.decompose(net, {"conv2": 4})
+    start = output_error(small, net, data)
+    reports = cpnb.fit_to_patches(small, net, "conv2", data)
+    assert output_error(small, net, data) < 0.8 * start
+    assert all(r["after"] < r["before"] and r["degeneracy"] < 50 for r in reports)
+
+
+def test_it_makes_up_for_the_layers_below(data):
+    net = net_of()
+    small = cpnb.decompose(net, {"conv2": 6})
+    cpnb.fit_to_patches(small, net, "conv2", data)
+    off = cpnb.decompose(net, {"conv2": 6})
+    with torch.no_grad():
+        off.conv1.weight.mul_(1.5)  # an error below that conv2 can make up for exactly
+        off.conv1.bias.mul_(1.5)
+    cpnb.fit_to_patches(off, net, "conv2", data)
+    assert output_error(off, net, data) < 1.1 * output_error(small, net, data)
+
+
+def test_the_bias_takes_up_the_mean(data):
+    net = net_of()
+    small = cpnb.decompose(net, {"conv2": 2})
+    cpnb.fit_to_patches(small, net, "conv2", data, n_iter_max=3)
+    rest = (small(data.tensors[0]) - net(data.tensors[0])).mean((0, 2, 3))
+    torch.testing.assert_close(rest, torch.zeros(6), atol=1e-4, rtol=0)
+
+
+def test_bad_input(data):
+    net = net_of()
+    rival = cpnb.decompose(net, {"conv2": 2}, method="jaderberg")
+    with pytest.raises(TypeError, match="must be a CPConv2d, got VerticalHorizontal; other layers"):
+        cpnb.fit_to_patches(rival, net, "conv2", data)
+    small = cpnb.decompose(net, {"conv2": 2})
+    with pytest.raises(TypeError, match="of reference must be an nn.Conv2d, got CPConv2d"):
+        cpnb.fit_to_patches(small, small, "conv2", data)
+    with pytest.raises(ValueError, match="model has no layer 'conv9'"):
+        cpnb.fit_to_patches(small, net, "conv9", data)
