@@ -9,6 +9,7 @@ from cpnb.compress import decompose, get_convolution
 from cpnb.cp import CPResult
 from cpnb.data import CharacterDataset, augment, concatenate, contact_sheet, load_dataset
 from cpnb.evaluation import accuracy, pick_device
+from cpnb.inference import optimize_for_inference
 from cpnb.layers import CPConv2d
 from cpnb.nets import CharNet, Maxout, load_charnet
 from cpnb.nls import cp_nls
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingError", "accuracy", "augment", "concatenate", "contact_sheet", "count_multiplies",
     "cp_als", "cp_greedy", "cp_nls", "decompose", "fastest_dense", "finetune", "get_convolution",
     "load_charnet", "load_dataset", "load_weights", "measure_fastest", "measure_interleaved",
-    "measure_latency", "multiplies_per_layer", "pick_device", "record", "recorded",
-    "results_folder", "results_path", "save_weights", "speedup", "train", "training_samples",
+    "measure_latency", "multiplies_per_layer", "optimize_for_inference", "pick_device", "record",
+    "recorded", "results_folder", "results_path", "save_weights", "speedup", "train",
+    "training_samples",
 ]  # fmt: skip

@@ -24,7 +24,8 @@ FLOORS = [
     ["records", "starts", "glyphs", "nets", "evaluation"],
     ["nls", "als", "data", "engine", "parameters", "publish"],
     ["layers", "samples", "training", "speed", "notebooks"],
-    ["compress"],
+    ["compress", "fused"],
+    ["inference"],
     ["sweep", "report"],
 ]
 
