@@ -108,9 +108,12 @@ void panel(const float* const* rows, Int count, const Product& p, const float* w
 void product(const float* const* rows, Int count, const Product& p, float* const* out,
              Int stride = LANES) {
     const Int vectors = ceil_div(p.outputs, LANES) * p.group, most = p.group == 3 ? 3 : SUMS;
+    const Int panels = ceil_div(vectors, most);
     const float *w = p.weights, *bias = p.bias;
-    for (Int v = 0; v < vectors; v += most) {
-        const Int n = std::min(most, vectors - v), first = v / p.group;
+    for (Int i = 0, v = 0, n; i < panels; i++, v += n) {
+        // Without a maxout 13 vectors are 4 + 3 + 3 + 3 rather than 4 + 4 + 4 + 1.
+        n = p.group == 1 ? ceil_div(vectors - v, panels - i) : std::min(most, vectors - v);
+        const Int first = v / p.group;
         const auto run = p.group == 4   ? panel<4, 4>
                          : p.group == 3 ? panel<3, 3>
                          : p.group == 2 ? (n == 4 ? panel<4, 2> : panel<2, 2>)
@@ -127,29 +130,36 @@ void product(const float* const* rows, Int count, const Product& p, float* const
 // Depthwise filter of `count` positions; position i takes vector i * step of each tap's line.
 
 template <int B>
-inline void filter_block(const float* const* lines, Int taps, const float* w, Int step, float* out,
-                         Int out_stride) {
+inline void filter_block(const float* const* lines, Int taps, const float* w, Int from, Int step,
+                         float* out, Int out_stride) {
     Vec sum[B] = {};
     for (Int t = 0; t < taps; t++) {
         const Vec weight = at(w + t * LANES);
+        const float* line = lines[t] + from * step;
 #pragma GCC unroll 8
-        for (int b = 0; b < B; b++) sum[b] += at(lines[t] + b * step) * weight;
+        for (int b = 0; b < B; b++) sum[b] += at(line + b * step) * weight;
     }
-    for (int b = 0; b < B; b++) at(out + b * out_stride) = sum[b];
+    for (int b = 0; b < B; b++) at(out + (from + b) * out_stride) = sum[b];
 }
 
-inline void filter(const float** lines, Int taps, const float* w, Int count, Int step, float* out,
-                   Int out_stride) {
-    const auto advance = [&](Int n) {
-        for (Int t = 0; t < taps; t++) lines[t] += n * step;
-        out += n * out_stride;
-        count -= n;
-    };
-    for (; count >= FILTERED; advance(FILTERED))
-        if (step == LANES) filter_block<FILTERED>(lines, taps, w, LANES, out, out_stride);
-        else filter_block<FILTERED>(lines, taps, w, step, out, out_stride);
-    for (; count >= 4; advance(4)) filter_block<4>(lines, taps, w, step, out, out_stride);
-    for (; count > 0; advance(1)) filter_block<1>(lines, taps, w, step, out, out_stride);
+// The last block overlaps the one before: some positions twice are cheaper than a remainder.
+template <int B>
+inline void filter_blocks(const float* const* lines, Int taps, const float* w, Int count, Int step,
+                          float* out, Int out_stride) {
+    for (Int i = 0; i < count; i += B)
+        filter_block<B>(lines, taps, w, std::min(i, count - B), step, out, out_stride);
+}
+
+inline void filter(const float* const* lines, Int taps, const float* w, Int count, Int step,
+                   float* out, Int out_stride) {
+    if (count >= FILTERED && step == LANES)
+        filter_blocks<FILTERED>(lines, taps, w, count, LANES, out, out_stride);
+    else if (count >= FILTERED)
+        filter_blocks<FILTERED>(lines, taps, w, count, step, out, out_stride);
+    else if (count >= 4)
+        filter_blocks<4>(lines, taps, w, count, step, out, out_stride);
+    else
+        filter_blocks<1>(lines, taps, w, count, step, out, out_stride);
 }
 
 }  // namespace

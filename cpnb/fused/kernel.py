@@ -115,7 +115,10 @@ class Kernel:
         both = _padded(both.view(outputs, group, depth + 1), vectors * self._lanes)
         both = both.view(vectors, self._lanes, group, depth + 1).permute(0, 2, 3, 1)
         both = both.reshape(vectors * group, depth + 1, self._lanes)
-        panels = both.split(3 if group == 3 else self._sums)
+        if group == 1:
+            panels = both.tensor_split(-(-vectors // self._sums))  # even, the larger ones first
+        else:
+            panels = both.split(3 if group == 3 else self._sums)
         weights = torch.cat([panel[:, :-1].transpose(0, 1).flatten() for panel in panels])
         return native.Product(
             *(taps, 0, depth // taps, outputs, group, relu),

@@ -86,8 +86,9 @@ class Layer {
     // The reduced maps stand in planes of LANES channels: planes x ring rows x columns x LANES.
     Int channels() const { return ceil_div(g.rank, LANES) * LANES; }
     Int planes() const { return channels() / LANES; }
-    Int pitch() const { return columns_ * LANES; }
-    Int plane() const { return ring_rows_ * pitch() + LANES; }  // not a multiple of the cache's ways
+    // An odd number of cache lines, so that the rows of a column do not compete for one cache set.
+    Int pitch() const { return (columns_ | 1) * LANES; }
+    Int plane() const { return (ring_rows_ | 1) * pitch(); }
     Int row_length() const { return g.out_channels * g.groups; }
     Int rows_in(Int rows) const { return (rows - 1) * g.stride_y + (g.size_y - 1) * g.dilation_y + 1; }
     Int columns_in(Int n) const { return (n - 1) * g.stride_x + (g.size_x - 1) * g.dilation_x + 1; }
