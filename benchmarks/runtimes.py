@@ -16,7 +16,8 @@ from torch import nn
 from cpnb.fastconv import conv2d_by_fft, fast_convolutions
 
 PEERS = ("onnxruntime", "openvino", "onnx")
-LEAST_TURNS, MOST_TURNS, PASSES, SLOW = 3, 60, 3, 0.2
+LEAST_TURNS, MOST_TURNS, PASSES, SLOW = 3, 40, 5, 0.2
+SETTLE = 0.01  # seconds until threads of the runtime before have stopped spinning
 
 
 def versions() -> dict:
@@ -57,15 +58,17 @@ def contenders(model: nn.Module, example: torch.Tensor, threads: int, with_compi
 def time_in_turns(functions: dict, seconds: float) -> dict:
     """Name to seconds of each timed pass; in turns, so that drift hits all alike.
 
-    A turn is one pass that is not timed (idle threads of the runtime before may still be spinning
-    through it) and a few that are.
+    A turn begins with passes that are not timed, because idle threads of the runtime before may
+    still be spinning through them; then a few are.
     """
     times = {name: [] for name in functions}
     deadline = time.perf_counter() + seconds * len(functions)
     turns = 0
     while turns < LEAST_TURNS or (turns < MOST_TURNS and time.perf_counter() < deadline):
         for name, function in functions.items():
-            function()
+            settled = time.perf_counter() + SETTLE
+            while time.perf_counter() < settled:
+                function()
             start = last = time.perf_counter()
             for _ in range(PASSES):
                 function()

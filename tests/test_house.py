@@ -134,7 +134,7 @@ def commands(text):
 
 def targets() -> set:
     text = (ROOT / "Makefile").read_text()
-    return set(re.findall(r"^([a-z]+):", text, flags=re.M))
+    return set(re.findall(r"^([a-z-]+):", text, flags=re.M))
 
 
 def is_command(module) -> bool:

@@ -19,7 +19,7 @@ struct Geometry {
 
 namespace {
 
-constexpr Int BLOCK_ROWS = 4;           // image rows that are filtered before they are expanded
+constexpr Int BLOCK_ROWS = 8;           // image rows that are filtered before they are expanded
 constexpr Int LEAST_POSITIONS = 64;     // for which a product re-reads its weights
 constexpr Int DENSE_POSITIONS = 192;    // of a dense convolution at a time
 constexpr Int RING_FLOATS = 96 * 1024;  // 384 KiB for the reduced maps
