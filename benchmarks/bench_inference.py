@@ -27,7 +27,7 @@ from cpnb import figures
 from cpnb.layers import CPConv2d
 
 CHARNET = {"conv2": 64, "conv3": 64}
-CONV1 = 16
+CONV1 = 24
 QUICK = ["CharNet, 64 patches", "CharNet, 240x320", "AlexNet conv2, R=200, batch 1"]
 
 

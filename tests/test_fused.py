@@ -147,7 +147,7 @@ def test_other_precisions(path, dtype, tolerance):
 def test_nan_is_not_lost(path, act):
     x = torch.randn(1, 3, 8, 8)
     x[0, 0, 4, 4] = torch.nan
-    layers = [factored(8, 3, 4, 3), act]
+    layers = [factored(8, 3, 8, 3), act]
     with torch.no_grad():
         layers[0].expand.bias[1:3] = torch.nan  # the second of one pair, the first of the other
     expected = nn.Sequential(*layers)(x).isnan()
