@@ -54,10 +54,13 @@ class Report:
         One for each chain of layers, in the order of the model.
     remarks
         What else there is to know, such as why there is no compiled kernel.
+    no_kernel
+        Whether the compiled kernel cannot be had on this machine.
     """
 
     choices: list[Choice] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    no_kernel: bool = False
 
     def __str__(self) -> str:
         rows = [["layers", "input", *(f"{path} (ms)" for path in PATHS), "chosen"]]
@@ -77,14 +80,14 @@ def fastest(names, layers, x: Tensor, report: Report) -> tuple[nn.Module, Choice
     for path in PATHS:
         if path == "factored" and not isinstance(layers[0], CPConv2d):
             continue  # it is the dense one
+        if path == "compiled" and report.no_kernel:
+            continue
         try:
             contenders[path] = FusedConv([copy.deepcopy(layer) for layer in layers], path)
         except KernelUnavailable as error:
-            if str(error) not in report.remarks:
-                warnings.warn(
-                    f"optimize_for_inference goes on in plain PyTorch: {error}", stacklevel=4
-                )
-                report.remarks.append(str(error))
+            report.no_kernel = True
+            report.remarks.append(str(error))
+            warnings.warn(f"optimize_for_inference goes on in plain PyTorch: {error}", stacklevel=4)
         except ValueError as error:
             report.remarks.append(f"{' + '.join(names)}: {error}")
     for contender in contenders.values():
