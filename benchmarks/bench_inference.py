@@ -175,7 +175,8 @@ def draw(rows: list[dict], path: Path) -> None:
             label="factored, fastest of the other runtimes")  # fmt: skip
     bars = ax.barh(y - 0.2, [r["speedup"] for r in rows], 0.38, color=figures.BLUE,
                    label="factored, optimised by cpnb")  # fmt: skip
-    ax.bar_label(bars, [f"{r['share_of_bound']:.0%} of bound" for r in rows], padding=4, fontsize=8)
+    ax.bar_label(bars, [f"{r['share_of_bound']:.0%} of bound" for r in rows],
+                 label_type="center", color="white", fontsize=8)  # fmt: skip
     ax.plot([r["bound"] for r in rows], y, "d", color=figures.BLACK, label="bound (multiplies)")
     labels = [f"{r['case']}, {r['threads']} thread{'s' * (r['threads'] > 1)}" for r in rows]
     ax.set_yticks(y, labels, fontsize=9)
