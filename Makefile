@@ -26,10 +26,10 @@ RECORD_TIME = $(PYTHON) -c 'import sys, time, cpnb; t, s, size, start = sys.argv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help replicate test lab sweep report notebooks lint clean
+.PHONY: help replicate test lab sweep report notebooks bench-inference bench-solver lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 # The stamp is written last, so an interrupted set-up is taken up again; what it left half-installed
 # cannot be trusted, so then the environment is built anew.
@@ -83,6 +83,12 @@ report: $(STAMP) ## the table of claims from the committed records, into README.
 
 notebooks: $(STAMP) ## execute all notebooks in place at their short size and keep the outputs
 	$(PYTHON) -m cpnb.sweep --in-place $(NOTEBOOKS)
+
+bench-inference: $(STAMP) ## dense, factored, optimised in all runtimes (ARGS=--quick: 2 minutes; peers: pip install -e .[bench])
+	$(PYTHON) benchmarks/bench_inference.py $(ARGS)
+
+bench-solver: $(STAMP) ## CP solvers side by side, error against seconds (ARGS=--quick: 2 minutes; peers: pip install -e .[bench])
+	$(PYTHON) benchmarks/bench_solver.py $(ARGS)
 
 lint: $(STAMP) ## ruff over module, tests and notebooks
 	$(BIN)/ruff check .

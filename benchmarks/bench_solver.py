@@ -1,7 +1,7 @@
 """CP solvers side by side: error against seconds on the tensors this package is for.
 
     make bench-solver                 # everything; hours with all peers, resumed if interrupted
-    make bench-solver QUICK=1         # two minutes
+    make bench-solver ARGS=--quick    # two minutes
 
 Every contender gets the same tensor in float64, the same number of threads, and the same start
 where it accepts one. Ours runs for the seconds listed with the tensor, a peer for ten times as

@@ -12,6 +12,7 @@ from cpnb.data import CharacterDataset, augment, concatenate, contact_sheet, loa
 from cpnb.denton import BiclusteredConv2d, MonochromaticConv2d
 from cpnb.evaluation import accuracy, pick_device, topk_accuracy
 from cpnb.images import ImageDataset, ImageFiles, flip_and_crop
+from cpnb.inference import optimize_for_inference
 from cpnb.jaderberg import SeparableBasis, VerticalHorizontal
 from cpnb.layers import CPConv2d
 from cpnb.lowrank import SVDLinear, TuckerConv2d
@@ -46,7 +47,7 @@ __all__ = [
     "flip_and_crop", "get_convolution", "gradient_weights", "input_covariance", "load_alexnet",
     "load_charnet", "load_dataset", "load_small_alexnet", "load_squeezenet", "load_weights",
     "measure_fastest", "measure_interleaved", "measure_latency", "multiplies_per_layer",
-    "patch_moments", "pick_device", "rank_for", "reconstruct_on_data", "record", "recorded",
-    "results_folder", "results_path", "save_weights", "speedup", "topk_accuracy", "train",
-    "training_samples",
+    "optimize_for_inference", "patch_moments", "pick_device", "rank_for", "reconstruct_on_data",
+    "record", "recorded", "results_folder", "results_path", "save_weights", "speedup",
+    "topk_accuracy", "train", "training_samples",
 ]  # fmt: skip

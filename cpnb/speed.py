@@ -105,7 +105,7 @@ def measure_interleaved(
     if not contenders:
         raise ValueError("contenders must name at least one (model, example), got none")
     for name, (model, example) in contenders.items():
-        _check_pair(name, model, example)
+        check_pair(name, model, example)
     times = {name: [] for name in contenders}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
@@ -196,7 +196,7 @@ def multiplies_per_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
         inputs times outputs of a fully-connected layer. Padding counts as data; biases, additions
         and other layers do not count. A layer that runs twice counts twice.
     """
-    _check_pair("model", model, example)
+    check_pair("model", model, example)
     counts: dict[str, int] = {}
     with ExitStack() as stack:
         for name, module in model.named_modules():
@@ -221,7 +221,7 @@ def _counter(counts: dict[str, int], name: str) -> Callable:
 
 def _in_layout(model: nn.Module, example: Tensor, memory_format) -> tuple[nn.Module, Tensor]:
     """A copy of model and example in a memory layout."""
-    _check_pair("model", model, example)
+    check_pair("model", model, example)
     model = copy.deepcopy(model).to(memory_format=memory_format)
     return model, example.clone(memory_format=memory_format)
 
@@ -284,7 +284,7 @@ def _check_options(runs, warmup, seconds, threads) -> None:
         raise ValueError(f"seconds must be a number above 0, got {seconds!r}")
 
 
-def _check_pair(name, model, example) -> None:
+def check_pair(name, model, example) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name}: model must be an nn.Module, got {type(model).__name__}")
     if not isinstance(example, Tensor):

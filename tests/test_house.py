@@ -28,8 +28,9 @@ FLOORS = [
     ["nls", "als"],
     ["layers", "samples", "training", "speed", "notebooks", "jaderberg", "denton", "lowrank",
      "reconstruct"],
-    ["rivals", "patches"],
+    ["rivals", "patches", "fused"],
     ["compress"],
+    ["inference"],
     ["sweep", "report"],
 ]  # fmt: skip
 
@@ -138,7 +139,7 @@ def commands(text):
 
 def targets() -> set:
     text = (ROOT / "Makefile").read_text()
-    return set(re.findall(r"^([a-z]+):", text, flags=re.M))
+    return set(re.findall(r"^([a-z-]+):", text, flags=re.M))
 
 
 def is_command(module) -> bool:

@@ -1,0 +1,230 @@
+"""Inference side by side: dense, factored and optimised, in every runtime that is installed.
+
+    make bench-inference ARGS="--quick"
+
+"Speed-up" is the time of the fastest dense contender of all runtimes over that of the optimised
+net, in the same run. Factors are random: time does not depend on how good a fit is. Peers come
+with the optional extra `bench`; without them the table has fewer rivals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import fnmatch
+import multiprocessing
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import runtimes
+import torch
+from torch import nn
+
+import cpnb
+from cpnb import figures
+from cpnb.layers import CPConv2d
+
+CHARNET = {"conv2": 64, "conv3": 64}
+CONV1 = 24
+QUICK = ["CharNet, 64 patches", "CharNet, 240x320", "AlexNet conv2, R=200, batch 1"]
+
+
+def factored(net: nn.Module, ranks: dict) -> nn.Module:
+    """The net with random factors in place of some convolutions, of their scale."""
+    net = copy.deepcopy(net)
+    for name, rank in ranks.items():
+        conv = net.get_submodule(name)
+        layer = CPConv2d(conv, rank)
+        if conv.bias is not None:
+            layer.expand.bias.data.copy_(conv.bias)
+        parent, _, child = name.rpartition(".")
+        setattr(net.get_submodule(parent), child, layer)
+    return net.eval()
+
+
+def cases() -> dict:
+    """Name to (dense net, ranks, example)."""
+    net = cpnb.load_charnet()
+    both = {"conv1": CONV1, **CHARNET}
+    made = {}
+    for label, shape in {
+        **{f"{n} patch{'es' if n > 1 else ''}": (n, 1, 24, 24) for n in (1, 64, 256)},
+        "240x320": (1, 1, 240, 320),
+    }.items():
+        made[f"CharNet, {label}"] = net, CHARNET, torch.randn(shape)
+        made[f"CharNet, {label}, conv1 too"] = net, both, torch.randn(shape)
+    for i, name in enumerate(both, start=1):
+        layer = nn.Sequential(getattr(net, f"conv{i}"), getattr(net, f"maxout{i}"))
+        channels, cut = layer[0].in_channels, [0, 8, 16][i - 1]
+        for label, n, high, wide in (("64 patches", 64, 24, 24), ("240x320", 1, 240, 320)):
+            example = torch.randn(n, channels, high - cut, wide - cut)
+            made[f"{name}, {label}"] = layer, {"0": both[name]}, example
+    for rank in (140, 200, 300):
+        for groups, which in ((1, ""), (2, " both groups")):
+            for n in (1, 32):
+                layer = nn.Conv2d(48 * groups, 128 * groups, 5, padding=2, groups=groups)
+                name = f"AlexNet conv2{which}, R={rank}, batch {n}"
+                example = torch.randn(n, 48 * groups, 27, 27)
+                made[name] = nn.Sequential(layer, nn.ReLU()), {"0": rank}, example
+    for n in (1, 32):
+        layer = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU())
+        made[f"VGG 3x3x256x256, R=256, batch {n}"] = layer, {"0": 256}, torch.randn(n, 256, 56, 56)
+    return made
+
+
+def bench(name: str, dense: nn.Module, ranks: dict, example, threads: int, arguments) -> dict:
+    """One row: all contenders in turns, the bound and the share of it."""
+    torch.set_num_threads(threads)
+    small = factored(dense, ranks)
+    functions = {}
+    for kind, model in (("dense", dense), ("factored", small)):
+        made = runtimes.contenders(model, example, threads, arguments.compile)
+        functions |= {(kind, runtime): function for runtime, function in made.items()}
+    fast = cpnb.optimize_for_inference(small, example)
+    native = example.clone(memory_format=torch.channels_last)  # every contender in its own layout
+    functions["optimised", "cpnb"] = lambda: fast(native)
+    times = runtimes.time_in_turns(functions, arguments.seconds)
+    found = {key: runtimes.summary(values) for key, values in times.items()}
+    best = {
+        kind: min((key for key in found if key[0] == kind), key=lambda k: found[k]["median_ms"])
+        for kind in ("dense", "factored", "optimised")
+    }
+    ms = {kind: found[key]["median_ms"] for kind, key in best.items()}
+    bound = cpnb.count_multiplies(dense, example) / cpnb.count_multiplies(small, example)
+    return {
+        "case": name,
+        "input": list(example.shape),
+        "ranks": ranks,
+        "threads": threads,
+        "bound": bound,
+        "speedup": ms["dense"] / ms["optimised"],
+        "share_of_bound": ms["dense"] / ms["optimised"] / bound,
+        "speedup_of_peers": ms["dense"] / ms["factored"],
+        "fastest": {kind: runtime for kind, (_, runtime) in best.items()},
+        "latencies": {f"{kind}, {runtime}": value for (kind, runtime), value in found.items()},
+        "chosen": {" + ".join(c.names): c.path for c in fast.report.choices},
+        "peers": runtimes.versions(),
+    }
+
+
+def peak_memory(kind: str, results) -> None:
+    """MiB that one pass over the 240x320 image adds to the process, in a process of its own."""
+    torch.set_num_threads(1)
+    dense, ranks, example = cases()["CharNet, 240x320"]
+    net = factored(dense, ranks) if kind != "dense" else dense.eval()
+    if kind == "optimised":  # on a small image, so that measuring leaves no peak
+        net = cpnb.optimize_for_inference(net, torch.randn(1, 1, 40, 40))
+    with torch.inference_mode():
+        net(torch.randn(1, 1, 40, 40))
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        before = resident("VmRSS")
+        net(example)
+    results.put((kind, (resident("VmHWM") - before) / 1024))
+
+
+def resident(field: str) -> int:
+    """KiB of memory of this process: VmRSS for now, VmHWM at its peak (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def memory_table() -> dict:
+    """Peak memory of the dense, factored and optimised net on the large image, in MiB."""
+    context = multiprocessing.get_context("spawn")
+    results, found = context.Queue(), {}
+    for kind in ("dense", "factored", "optimised"):
+        process = context.Process(target=peak_memory, args=(kind, results))
+        process.start()
+        name, value = results.get(timeout=120)
+        process.join()
+        found[name] = value
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as text."""
+    head = ["case", "threads", "dense (ms)", "by", "factored (ms)", "by", "ours (ms)", "IQR"]
+    head += ["peers", "ours", "bound", "share"]
+    lines = [head]
+    for r in rows:
+        by, latency = r["fastest"], r["latencies"]
+        dense, plain, ours = (latency[f"{kind}, {by[kind]}"] for kind in by)
+        lines.append(
+            [
+                *(r["case"], str(r["threads"]), f"{dense['median_ms']:.3g}", by["dense"]),
+                *(f"{plain['median_ms']:.3g}", by["factored"]),
+                *(f"{ours['median_ms']:.3g}", f"{ours['iqr_ms']:.2g}"),
+                *(f"{r['speedup_of_peers']:.1f}x", f"{r['speedup']:.1f}x"),
+                *(f"{r['bound']:.2f}x", f"{r['share_of_bound']:.0%}"),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Speed-up of the best peer and of ours, and the bound, a case a line."""
+    figures.use_style()
+    fig, ax = plt.subplots(figsize=(9, 1.2 + 0.42 * len(rows)))
+    y = np.arange(len(rows))[::-1]
+    ax.barh(y + 0.2, [r["speedup_of_peers"] for r in rows], 0.38, color=figures.ORANGE,
+            label="factored, fastest of the other runtimes")  # fmt: skip
+    bars = ax.barh(y - 0.2, [r["speedup"] for r in rows], 0.38, color=figures.BLUE,
+                   label="factored, optimised by cpnb")  # fmt: skip
+    ax.bar_label(bars, [f"{r['share_of_bound']:.0%} of bound" for r in rows],
+                 label_type="center", color="white", fontsize=8)  # fmt: skip
+    ax.plot([r["bound"] for r in rows], y, "d", color=figures.BLACK, label="bound (multiplies)")
+    labels = [f"{r['case']}, {r['threads']} thread{'s' * (r['threads'] > 1)}" for r in rows]
+    ax.set_yticks(y, labels, fontsize=9)
+    ax.set(xscale="log", xlabel="speed-up over the fastest dense net of all runtimes (×, log)")
+    ticks = [1, 2, 3, 5, 10, 20, 40]
+    ax.set_xticks(ticks, [f"{t}×" for t in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="three cases in under two minutes")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="names of cases; * is allowed")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=0.5, help="a contender and case")
+    parser.add_argument("--no-compile", dest="compile", action="store_false",
+                        help="without torch.compile, which takes most of the time")  # fmt: skip
+    parser.add_argument("--figure", type=Path, default=cpnb.results_folder() / "inference.svg")
+    arguments = parser.parse_args(argv)
+    made = cases()
+    patterns = arguments.only or (QUICK if arguments.quick else ["*"])
+    chosen = [name for name in made if any(fnmatch.fnmatch(name, p) for p in patterns)]
+    if not chosen:
+        parser.error(f"--only: no case is named {patterns}; there are {', '.join(made)}")
+    if arguments.quick:
+        arguments.compile, arguments.threads = False, arguments.threads[-1:]
+    rows = []
+    with torch.inference_mode():
+        for threads in arguments.threads:
+            for name in chosen:
+                print(f"{name}, {threads} threads", file=sys.stderr, flush=True)
+                row = bench(name, *made[name], threads, arguments)
+                cpnb.record("inference", benchmark="bench_inference", **row)
+                rows.append(row)
+    print(table(rows))
+    draw(rows, arguments.figure)
+    if "CharNet, 240x320" in chosen and sys.platform == "linux":
+        memory = memory_table()
+        cpnb.record("inference-memory", benchmark="bench_inference", input=[1, 1, 240, 320],
+                    threads=1, peak_mib=memory)  # fmt: skip
+        print("peak memory, 240x320:", ", ".join(f"{k} {v:.0f} MiB" for k, v in memory.items()))
+    print(f"figure: {arguments.figure}\nrecords: {cpnb.results_path()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

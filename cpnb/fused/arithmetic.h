@@ -1,0 +1,165 @@
+// The two inner loops that do all arithmetic.
+//
+//   product   a narrow matrix product, sums held in registers; with `taps` the left matrix is
+//             gathered on the fly, which makes it a dense convolution;
+//   filter    a 1-D depthwise filter of one vector of channels, several positions at once.
+//
+// A maxout costs no memory traffic: the candidates for one output are different registers.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+namespace {
+
+using Int = std::int64_t;
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 6;  // 24 sums, 4 weights and a factor: 29 of 32 registers
+#elif defined(__AVX__)
+constexpr int LANES = 8, ROWS = 3;
+#else
+constexpr int LANES = 4, ROWS = 3;
+#endif
+constexpr int SUMS = 4;                   // vectors of sums for each row of a block
+constexpr int FILTERED = 8;               // positions that `filter` works on at once
+
+typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+inline Vec& at(float* p) { return *reinterpret_cast<Vec*>(p); }
+inline const Vec& at(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+inline Vec maximum(Vec a, Vec b) { return ((a > b) | (a != a)) ? a : b; }  // keeps NaN, as torch does
+inline Int ceil_div(Int a, Int b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+extern "C" {
+
+// A 1x1 convolution, or with taps > 1 a dense one whose kernel rows are `depth` values long.
+struct Product {
+    Int taps, tap_stride, depth, outputs, group, relu;  // `outputs` after a maxout over `group`
+    const float *weights, *bias;                        // packed by native.py
+};
+
+}  // extern "C"
+
+namespace {
+
+// Matrix product
+
+template <int M, int N>
+inline void accumulate(const float* const* rows, const Product& p, const float* w, Vec (&sum)[M][N]) {
+    const float* row[M];
+    for (int m = 0; m < M; m++) row[m] = rows[m];
+    for (Int tap = 0; tap < p.taps; tap++) {
+        for (Int k = 0; k < p.depth; k++, w += N * LANES) {
+#pragma GCC unroll 8
+            for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+                for (int n = 0; n < N; n++) sum[m][n] += row[m][k] * at(w + n * LANES);
+        }
+        for (int m = 0; m < M; m++) row[m] += p.tap_stride;
+    }
+}
+
+// M rows by N vectors of sums, of which each G in a row compete; `stride` lies between the vectors
+// of the result.
+template <int M, int N, int G>
+void block(const float* const* rows, const Product& p, const float* w, const float* bias,
+           float* const* out, Int first, Int stride) {
+    Vec sum[M][N];
+    for (int n = 0; n < N; n++)
+        for (int m = 0; m < M; m++) sum[m][n] = at(bias + n * LANES);
+    accumulate<M, N>(rows, p, w, sum);
+    for (int m = 0; m < M; m++) {
+        for (int n = 0; n < N; n += G) {
+            Vec best = sum[m][n];
+            for (int g = 1; g < G; g++) best = maximum(best, sum[m][n + g]);
+            if (p.relu) best = best < 0 ? Vec{} : best;
+            const Int vector = first + n / G, left = p.outputs - vector * LANES;
+            float* target = out[m] + vector * stride;
+            if (left >= LANES || stride != LANES) at(target) = best;
+            else for (Int i = 0; i < left; i++) target[i] = best[i];
+        }
+    }
+}
+
+template <int N, int G, int... M>
+void pick_rows(int m, std::integer_sequence<int, M...>, const float* const* rows, const Product& p,
+               const float* w, const float* bias, float* const* out, Int first, Int stride) {
+    (void)((m == M + 1 && (block<M + 1, N, G>(rows, p, w, bias, out, first, stride), true)) || ...);
+}
+
+template <int N, int G>
+void panel(const float* const* rows, Int count, const Product& p, const float* w,
+           const float* bias, float* const* out, Int first, Int stride) {
+    const Int blocks = ceil_div(count, ROWS);
+    for (Int i = 0, done = 0; i < blocks; i++) {
+        const Int m = ceil_div(count - done, blocks - i);  // 8 rows are 4 + 4 rather than 6 + 2
+        pick_rows<N, G>(int(m), std::make_integer_sequence<int, ROWS>(), rows + done, p, w, bias,
+                        out + done, first, stride);
+        done += m;
+    }
+}
+
+// out[i] = act(rows[i] . weights + bias); rows and out are pointers, so that any gathering will do.
+void product(const float* const* rows, Int count, const Product& p, float* const* out,
+             Int stride = LANES) {
+    const Int vectors = ceil_div(p.outputs, LANES) * p.group, most = p.group == 3 ? 3 : SUMS;
+    const Int panels = ceil_div(vectors, most);
+    const float *w = p.weights, *bias = p.bias;
+    for (Int i = 0, v = 0, n; i < panels; i++, v += n) {
+        // Without a maxout 13 vectors are 4 + 3 + 3 + 3 rather than 4 + 4 + 4 + 1.
+        n = p.group == 1 ? ceil_div(vectors - v, panels - i) : std::min(most, vectors - v);
+        const Int first = v / p.group;
+        const auto run = p.group == 4   ? panel<4, 4>
+                         : p.group == 3 ? panel<3, 3>
+                         : p.group == 2 ? (n == 4 ? panel<4, 2> : panel<2, 2>)
+                         : n == 4       ? panel<4, 1>
+                         : n == 3       ? panel<3, 1>
+                         : n == 2       ? panel<2, 1>
+                                        : panel<1, 1>;
+        run(rows, count, p, w, bias, out, first, stride);
+        w += p.taps * p.depth * n * LANES;
+        bias += n * LANES;
+    }
+}
+
+// Depthwise filter of `count` positions; position i takes vector i * step of each tap's line.
+
+template <int B>
+inline void filter_block(const float* const* lines, Int taps, const float* w, Int from, Int step,
+                         float* out, Int out_stride) {
+    Vec sum[B] = {};
+    for (Int t = 0; t < taps; t++) {
+        const Vec weight = at(w + t * LANES);
+        const float* line = lines[t] + from * step;
+#pragma GCC unroll 8
+        for (int b = 0; b < B; b++) sum[b] += at(line + b * step) * weight;
+    }
+    for (int b = 0; b < B; b++) at(out + (from + b) * out_stride) = sum[b];
+}
+
+// The last block overlaps the one before: some positions twice are cheaper than a remainder.
+template <int B>
+inline void filter_blocks(const float* const* lines, Int taps, const float* w, Int count, Int step,
+                          float* out, Int out_stride) {
+    for (Int i = 0; i < count; i += B)
+        filter_block<B>(lines, taps, w, std::min(i, count - B), step, out, out_stride);
+}
+
+inline void filter(const float* const* lines, Int taps, const float* w, Int count, Int step,
+                   float* out, Int out_stride) {
+    if (count >= FILTERED && step == LANES)
+        filter_blocks<FILTERED>(lines, taps, w, count, LANES, out, out_stride);
+    else if (count >= FILTERED)
+        filter_blocks<FILTERED>(lines, taps, w, count, step, out, out_stride);
+    else if (count >= 4)
+        filter_blocks<4>(lines, taps, w, count, step, out, out_stride);
+    else
+        filter_blocks<1>(lines, taps, w, count, step, out, out_stride);
+}
+
+}  // namespace

@@ -1,0 +1,114 @@
+"""Which path is the fastest for a chain of layers: measured, and told."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from cpnb.fused.module import PATHS, FusedConv
+from cpnb.fused.native import KernelUnavailable
+from cpnb.layers import CPConv2d
+from cpnb.speed import measure_interleaved
+
+HOPELESS = 2.0  # times the best of a first look: not measured any further
+LOOKS, LOOK_SECONDS, SECONDS = 3, 0.05, 0.1  # a contender
+
+
+@dataclass
+class Choice:
+    """What was measured for one chain of layers, and the path it takes.
+
+    Attributes
+    ----------
+    names
+        Of the layers that were fused.
+    input
+        Shape that they were measured on.
+    milliseconds
+        Path to the median of its runs; of a path that was hopeless from the start, a first look.
+    path
+        The fastest.
+    """
+
+    names: list[str]
+    input: tuple[int, ...]
+    milliseconds: dict[str, float]
+
+    @property
+    def path(self) -> str:
+        return min(self.milliseconds, key=self.milliseconds.get)
+
+
+@dataclass
+class Report:
+    """What `optimize_for_inference` chose; ``print(fast.report)`` shows a table.
+
+    Attributes
+    ----------
+    choices
+        One for each chain of layers, in the order of the model.
+    remarks
+        What else there is to know, such as why there is no compiled kernel.
+    no_kernel
+        Whether the compiled kernel cannot be had on this machine.
+    """
+
+    choices: list[Choice] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    no_kernel: bool = False
+
+    def __str__(self) -> str:
+        rows = [["layers", "input", *(f"{path} (ms)" for path in PATHS), "chosen"]]
+        for choice in self.choices:
+            times = [choice.milliseconds.get(path) for path in PATHS]
+            shape = "x".join(map(str, choice.input))
+            cells = ["-" if ms is None else f"{ms:.3g}" for ms in times]
+            rows.append([" + ".join(choice.names), shape, *cells, choice.path])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([line.rstrip() for line in lines if self.choices] + self.remarks)
+
+
+def fastest(names, layers, x: Tensor, report: Report) -> tuple[nn.Module, Choice]:
+    """The chain on the path that takes the least time, and what was measured."""
+    contenders = {}
+    for path in PATHS:
+        if path == "factored" and not isinstance(layers[0], CPConv2d):
+            continue  # it is the dense one
+        if path == "compiled" and report.no_kernel:
+            continue
+        try:
+            contenders[path] = FusedConv([copy.deepcopy(layer) for layer in layers], path)
+        except KernelUnavailable as error:
+            report.no_kernel = True
+            report.remarks.append(str(error))
+            warnings.warn(f"optimize_for_inference goes on in plain PyTorch: {error}", stacklevel=4)
+        except ValueError as error:
+            report.remarks.append(f"{' + '.join(names)}: {error}")
+    for contender in contenders.values():
+        contender.to(memory_format=contender.layout)
+    x = x.contiguous(memory_format=torch.channels_last)
+    looks = {path: _look(contender, x) for path, contender in contenders.items()}
+    limit = HOPELESS * min(looks.values())
+    hopeful = {path: (contenders[path], x) for path, ms in looks.items() if ms <= limit}
+    if len(hopeful) > 1:
+        measured = measure_interleaved(hopeful, warmup=1, seconds=SECONDS)
+        looks |= {path: latency.median_ms for path, latency in measured.items()}
+    choice = Choice(names, tuple(x.shape), looks)
+    return contenders[choice.path], choice
+
+
+def _look(module: nn.Module, x: Tensor) -> float:
+    """Milliseconds of the best of a few passes."""
+    best, deadline = float("inf"), time.perf_counter() + LOOK_SECONDS
+    for _ in range(LOOKS):
+        latency = measure_interleaved({"": (module, x)}, warmup=0, runs=1)[""]
+        best = min(best, latency.median_ms)
+        if time.perf_counter() > deadline:
+            break
+    return best

@@ -1,0 +1,49 @@
+// One factored convolution (reduce, vertical, horizontal, expand) or one small dense one, with the
+// maxout or ReLU and the 1x1 convolutions that follow it, over tiles that stay in the cache.
+//
+// Maps lie in NHWC order. Only the last result is written to memory; what lies between stands in
+// buffers of a few hundred KiB that each thread keeps. Called by native.py.
+
+#include "layer.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+extern "C" {
+
+int cpnb_lanes() { return LANES; }
+int cpnb_sums() { return SUMS; }
+
+// 0, or 1 where memory ran out. `reduce`, `vertical` and `horizontal` are unused for rank 0; each
+// group has its own products and filters, one after the other.
+int cpnb_run(const Geometry* geometry, const float* x, float* y, const Product* reduce,
+             const float* vertical, const float* horizontal, const Product* chain, Int links) {
+    const Layer layer(*geometry, x, y, reduce, vertical, horizontal, chain, links);
+    int failed = 0;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    // A large fresh result is faulted in by 2 MiB pages, not by 4 KiB ones.
+    const Int g = 1 << 21, bytes = layer.result_bytes();
+    const auto start = reinterpret_cast<std::uintptr_t>(y), low = (start + g - 1) / g * g;
+    if (bytes >= 4 * g) madvise(reinterpret_cast<void*>(low), (start + bytes - low) / g * g, MADV_HUGEPAGE);
+#endif
+#pragma omp parallel num_threads(int(geometry->threads)) if (layer.units() > 1 && geometry->threads > 1)
+    {
+        bool ready = true;
+        try {
+            scratch.reserve(layer.scratch_bytes());
+        } catch (const std::bad_alloc&) {
+            ready = false;
+        }
+        if (!ready) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (Int unit = 0; unit < layer.units(); unit++)
+            if (ready) layer.run(unit, scratch);
+    }
+    return failed;
+}
+
+}  // extern "C"

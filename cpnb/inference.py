@@ -1,0 +1,185 @@
+"""Fewer multiplies made faster: a factored model prepared for inference.
+
+The arithmetic that CP saves (Lebedev et al., arXiv 1412.6553, eq. 5) is soon lost to memory: four
+small convolutions write and read their maps where one did. Here each convolution is fused with
+what follows it, and the fastest way to compute it is found by measuring, the dense one included.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+from cpnb.fused.chain import Chain
+from cpnb.fused.choice import Report, fastest
+from cpnb.layers import CPConv2d
+from cpnb.speed import check_pair
+
+
+def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of the model that computes the same outputs faster.
+
+    Each factored layer, and each dense convolution in an ``nn.Sequential``, is measured on the
+    input it gets from `example`, with PyTorch's present number of threads: dense, factored, fused
+    in plain PyTorch, and fused by a C++ kernel that is compiled once for the machine. The fastest
+    takes its place. In an ``nn.Sequential`` it takes in the maxout, ReLU and 1x1 convolutions
+    behind it, if `example` shows that the one's output is the other's input.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With `CPConv2d` layers, as `cpnb.decompose` makes them. Left untouched.
+    example : Tensor
+        A batch (N, S, H, W) of the size to be fast on. Other sizes work too.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode, without gradients of its parameters, the outputs those of the model up
+        to rounding, its convolutions' maps in channels_last. It may be called from several threads.
+        Its attribute `report` tells what was measured and chosen. Exported, traced or under
+        ``torch.compile`` it is the layers one by one.
+
+    Raises
+    ------
+    TypeError
+        model or example is none.
+    ValueError
+        example is on another device than the model, or has a shape that the model does not take.
+
+    Warns
+    -----
+    UserWarning
+        There is no factored layer (an unchanged copy is returned), or no compiled kernel to be had.
+    """
+    check_pair("optimize_for_inference", model, example)
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    if not any(isinstance(module, CPConv2d) for module in fast.modules()):
+        return _remarked(fast, Report(), "no factored layer (CPConv2d): returned as it is")
+    with torch.no_grad():
+        calls, expected = _observe(fast, example)
+        for fuse in (True, False):
+            candidate, report = _replaced(fast, calls, fuse)
+            if _same(candidate(example), expected):
+                break
+        else:
+            raise RuntimeError(
+                f"the optimised {type(model).__name__} does not repeat the model's output on the "
+                "example; is the model deterministic in evaluation mode?"
+            )
+    candidate.report = report
+    return candidate
+
+
+def _remarked(model: nn.Module, report: Report, remark: str) -> nn.Module:
+    warnings.warn(f"optimize_for_inference: {remark}", stacklevel=3)
+    report.remarks.append(remark)
+    model.report = report
+    return model
+
+
+def _observe(model: nn.Module, example: Tensor) -> tuple[dict, object]:
+    """Inputs and outputs of each module, call by call, and the model's output."""
+    calls, hooks = defaultdict(list), []
+    for name, module in model.named_modules():
+        hooks.append(
+            module.register_forward_hook(
+                lambda module, args, output, name=name: calls[name].append((args, output))
+            )
+        )
+    try:
+        expected = model(example)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"example has a shape that {type(model).__name__} does not take, "
+            f"{tuple(example.shape)}: {error}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls, expected
+
+
+def _replaced(model: nn.Module, calls: dict, fuse: bool) -> tuple[nn.Module, Report]:
+    """A copy of the model with every chain on its fastest path."""
+    model, report = copy.deepcopy(model), Report()
+    for names in _chains(model, calls, fuse):
+        layers = [model.get_submodule(name) for name in names]
+        (x,), _ = calls[names[0]][0]
+        fused, choice = fastest(names, layers, x, report)
+        report.choices.append(choice)
+        for name, layer in zip(names, [fused] + [nn.Identity()] * (len(names) - 1), strict=True):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer)
+    return model, report
+
+
+def _chains(model: nn.Module, calls: dict, fuse: bool) -> list[list[str]]:
+    """Names of the layers that go together, chain by chain."""
+    chains, taken = [], set()
+    for name, module in model.named_modules():
+        if isinstance(module, CPConv2d) and name not in taken and _usual(module, calls[name]):
+            chains.append([name])  # in no nn.Sequential, or the first of it would have taken it
+        if not isinstance(module, nn.Sequential):
+            continue
+        prefix = f"{name}." if name else ""
+        children = [(prefix + child, layer) for child, layer in module.named_children()]
+        while children:
+            length = _length(children, calls, fuse)
+            if length:
+                chains.append([child for child, _ in children[:length]])
+                taken.update(chains[-1])
+            children = children[max(length, 1) :]
+    return chains
+
+
+def _length(children: list[tuple[str, nn.Module]], calls: dict, fuse: bool) -> int:
+    """How many of these neighbours make a chain, from the first one on."""
+    name, front = children[0]
+    convolution = isinstance(front, CPConv2d) or type(front) is nn.Conv2d
+    if not convolution or not _usual(front, calls[name]):
+        return 0
+    together = 1
+    for (before, _), (after, layer) in zip(children, children[1:], strict=False):
+        one, two = calls[before], calls[after]
+        if not (fuse and len(one) == len(two) == 1 and _usual(layer, two)):
+            break
+        if two[0][0][0] is not one[0][1]:
+            break
+        together += 1
+    return Chain([layer for _, layer in children[:together]]).length
+
+
+def _usual(module: nn.Module, calls: list) -> bool:
+    """Whether it was called, with one batch, and nothing else hangs on it."""
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    batches = (len(x) == 1 and isinstance(x[0], Tensor) and x[0].ndim == 4 for x, _ in calls)
+    return bool(calls) and all(batches) and not hooked
+
+
+def _same(output, expected) -> bool:
+    pairs = list(zip(_tensors(output), _tensors(expected), strict=True))
+    return all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=_tolerance(b), equal_nan=True)
+        for a, b in pairs
+    )
+
+
+def _tolerance(expected: Tensor) -> float:
+    if not expected.is_floating_point() or not expected.numel():
+        return 0.0
+    sizes = expected.abs().nan_to_num(0, 0, 0)
+    return 100 * torch.finfo(expected.dtype).eps * max(float(sizes.max()), 1e-30)
+
+
+def _tensors(output) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = list(output.values())
+    parts = output if isinstance(output, (list, tuple)) else []
+    return [tensor for part in parts for tensor in _tensors(part)]

@@ -1,0 +1,271 @@
+"""The fused chain, by the C++ kernel and in plain PyTorch, repeats the layers it stands for."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cpnb.fused import native
+from cpnb.fused.chain import Chain
+from cpnb.fused.module import PATHS, FusedConv
+from cpnb.layers import CPConv2d
+from cpnb.nets import Maxout
+
+try:
+    native.library()
+    WITHOUT = None
+except native.KernelUnavailable as error:
+    WITHOUT = str(error)
+needs_compiler = pytest.mark.skipif(WITHOUT is not None, reason=str(WITHOUT))
+compiled = pytest.param("compiled", marks=needs_compiler)
+both = pytest.mark.parametrize("path", ["portable", compiled])
+
+
+def factored(rank, *args, **options):
+    """A factored layer with random factors: no decomposition is needed to compare outputs."""
+    return CPConv2d(nn.Conv2d(*args, **options), rank).eval()
+
+
+def assert_same(path, layers, x, tolerance=1e-5):
+    """Against the layers in float64; the error relative to the largest value."""
+    wide = nn.Sequential(*copy.deepcopy(layers)).eval().double()
+    with torch.inference_mode():
+        expected = wide(x.double())
+        got = FusedConv(layers, path)(x)
+    assert got.dtype == x.dtype and got.shape == expected.shape
+    if expected.numel():
+        assert (got - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+LAYERS = {
+    "factored": lambda: [factored(7, 5, 9, 3)],
+    "of CharNet's conv2": lambda: [factored(64, 48, 128, 9), Maxout(2)],
+    "with a link": lambda: [factored(20, 5, 24, 3), Maxout(4), nn.Conv2d(6, 9, 1), nn.ReLU()],
+    "with two links": lambda: [
+        *(factored(3, 5, 24, 3), nn.ReLU(), nn.Conv2d(24, 40, 1, bias=False)),
+        *(Maxout(2), nn.Dropout(), nn.Conv2d(20, 37, 1), Maxout(1)),
+    ],
+    "maxout over 3": lambda: [factored(6, 5, 33, 3), Maxout(3)],
+    "groups": lambda: [factored(5, 10, 24, 5, padding=2, groups=2), Maxout(2)],
+    "depthwise": lambda: [factored(2, 5, 10, 3, groups=5), nn.ReLU()],
+    "strides, padding, dilation": lambda: [
+        factored(17, 5, 9, (3, 5), stride=(2, 3), padding=(4, 1), dilation=(2, 1))
+    ],
+    "stride past the kernel": lambda: [factored(4, 5, 9, 1, stride=3)],
+    "even and same": lambda: [factored(4, 5, 9, (4, 2), padding="same")],
+    "one channel": lambda: [factored(16, 1, 96, 9), Maxout(2)],
+    "without bias": lambda: [factored(4, 5, 8, 3, bias=False)],
+    "dense": lambda: [nn.Conv2d(1, 96, 9), Maxout(2)],
+    "dense, strided": lambda: [
+        *(nn.Conv2d(5, 9, (3, 5), stride=(2, 3), padding=(4, 1), dilation=(2, 1)), nn.ReLU())
+    ],
+    "1x1": lambda: [nn.Conv2d(5, 148, 1), Maxout(4)],
+}
+
+
+@both
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("threads", [1, 5])
+def test_repeats_the_layers(path, name, threads):
+    layers = LAYERS[name]()
+    x = torch.randn(3, Chain(layers).in_channels, 19, 27)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_same(path, layers, x)
+    finally:
+        torch.set_num_threads(before)
+
+
+def sizes(least, most):
+    return st.tuples(st.integers(least, most), st.integers(least, most))
+
+
+@both
+@given(
+    sizes(1, 5), sizes(1, 3), sizes(0, 3), sizes(1, 2), sizes(0, 30),
+    st.integers(1, 3), st.integers(1, 40), st.integers(0, 9), st.sampled_from([1, 2, 3, 4]),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_any_geometry(
+    path, kernel, stride, padding, dilation, more, groups, rank, samples, group, bias, dense
+):
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "bias": bias}
+    covered = path == "portable" or (groups == 1 and dilation[1] == 1)
+    arguments = (3 * groups, 12 * groups, kernel)
+    if dense and covered:
+        front = nn.Conv2d(*arguments, groups=groups, **options)
+    else:
+        front = factored(rank, *arguments, groups=groups, **options)
+    size = [
+        max(1, d * (k - 1) + 1 - 2 * p) + m
+        for k, p, d, m in zip(kernel, padding, dilation, more, strict=True)
+    ]
+    assert_same(path, [front, Maxout(group)], torch.randn(samples, 3 * groups, *size))
+
+
+@both
+def test_wide_images_are_cut_into_tiles_that_meet(path):
+    assert_same(path, [factored(48, 4, 10, 5, padding=2), Maxout(2)], torch.randn(2, 4, 67, 601))
+
+
+@both
+def test_not_contiguous_and_channels_last(path):
+    layers = [factored(8, 6, 12, 3), Maxout(2)]
+    x = torch.randn(4, 21, 12, 17).transpose(1, 2)[::2, ::2]
+    assert not x.is_contiguous()
+    assert_same(path, layers, x)
+    assert_same(path, layers, x.contiguous(memory_format=torch.channels_last))
+    assert_same(path, layers, torch.randn(1, 6, 1, 1).expand(2, 6, 9, 9))
+
+
+@both
+def test_one_module_many_shapes(path):
+    layers = [factored(8, 6, 12, 3), Maxout(2)]
+    module, plain = FusedConv(copy.deepcopy(layers), path), nn.Sequential(*layers)
+    for shape in [(1, 6, 9, 9), (7, 6, 40, 3), (0, 6, 9, 9), (1, 6, 3, 3), (2, 6, 120, 130)]:
+        x = torch.randn(shape)
+        torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@both
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.bfloat16, 0.05)])
+def test_other_precisions(path, dtype, tolerance):
+    module = FusedConv([factored(8, 6, 12, 3), Maxout(2)], path)
+    x, plain = torch.randn(2, 6, 9, 9), copy.deepcopy(module.layers).double()
+    got, expected = module.to(dtype)(x.to(dtype)), plain(x.double())
+    assert got.dtype == dtype
+    assert (got - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@both
+@pytest.mark.parametrize("act", [Maxout(2), nn.ReLU(), Maxout(1)], ids=str)
+def test_nan_is_not_lost(path, act):
+    x = torch.randn(1, 3, 8, 8)
+    x[0, 0, 4, 4] = torch.nan
+    layers = [factored(8, 3, 8, 3), act]
+    with torch.no_grad():
+        layers[0].expand.bias[1:3] = torch.nan  # the second of one pair, the first of the other
+    expected = nn.Sequential(*layers)(x).isnan()
+    assert expected.any() and not expected.all()
+    assert torch.equal(FusedConv(layers, path)(x).isnan(), expected)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_padding_modes_by_plain_pytorch(mode):
+    layers = [factored(8, 3, 4, (3, 5), padding=(1, 2), padding_mode=mode)]
+    assert_same("portable", layers, torch.randn(2, 3, 9, 8))
+    with pytest.raises(ValueError, match=f"padding mode '{mode}'"):
+        FusedConv(layers, "compiled")
+
+
+@both
+def test_two_python_threads_at_once(path):
+    module = FusedConv([factored(32, 6, 12, 3), Maxout(2)], path)
+    inputs = [torch.randn(2, 6, 30 + 10 * i, 40) for i in range(2)]
+    expected, wrong = [module(x) for x in inputs], []
+
+    def work(x, right):
+        for _ in range(50):
+            if not torch.equal(module(x), right):
+                wrong.append(x.shape)
+
+    pairs = zip(inputs, expected, strict=True)
+    threads = [threading.Thread(target=work, args=pair) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", [*PATHS[:-1], compiled])
+def test_gradients_of_the_input_flow(path):
+    layers = [factored(8, 3, 4, 3), nn.ReLU()]
+    x = torch.randn(2, 3, 9, 8, requires_grad=True)
+    nn.Sequential(*layers)(x).square().sum().backward()
+    other = x.detach().clone().requires_grad_()
+    FusedConv(copy.deepcopy(layers), path)(other).square().sum().backward()
+    torch.testing.assert_close(other.grad, x.grad, rtol=1e-4, atol=1e-4)
+
+
+@both
+def test_copies_and_new_weights_are_followed(path):
+    layers = [factored(8, 3, 4, 3), nn.ReLU()]
+    module, x = FusedConv(copy.deepcopy(layers), path), torch.randn(2, 3, 9, 8)
+    assert torch.equal(copy.deepcopy(module)(x), module(x))
+    other = FusedConv([factored(8, 3, 4, 3), nn.ReLU()], path)
+    assert not torch.allclose(other(x), module(x))
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other(x), module(x))
+    assert not module.train().layers.training
+
+
+@pytest.mark.parametrize("path", [*PATHS[:-1], compiled])
+def test_maps_smaller_than_the_kernel(path):
+    with pytest.raises((ValueError, RuntimeError), match="(?i)kernel"):
+        FusedConv([factored(8, 3, 4, 5)], path)(torch.randn(1, 3, 4, 9))
+
+
+@both
+def test_wrong_channels_and_wrong_path(path):
+    with pytest.raises(RuntimeError, match="channels"):
+        FusedConv([factored(8, 3, 4, 5)], path)(torch.randn(1, 4, 9, 9))
+    with pytest.raises(ValueError, match="path must be one of 'dense, NCHW'.*got 'fast'"):
+        FusedConv([factored(8, 3, 4, 5)], "fast")
+    with pytest.raises(ValueError, match="Tanh"):
+        FusedConv([factored(8, 3, 4, 5), nn.Tanh()], path)
+
+
+@pytest.mark.parametrize(
+    ("rest", "length"),
+    [
+        ([], 1),
+        ([Maxout(2), nn.Conv2d(6, 5, 1), Maxout(5)], 4),
+        ([nn.ReLU(), nn.ReLU()], 2),
+        ([nn.Dropout(), nn.Conv2d(12, 5, 3)], 1),  # a trailing dropout is not worth taking
+        ([nn.Conv2d(12, 5, 1, stride=2)], 1),
+        ([nn.Conv2d(12, 6, 1, groups=2)], 1),
+        ([Maxout(5)], 1),
+        ([nn.BatchNorm2d(12)], 1),
+    ],
+    ids=str,
+)
+def test_what_a_chain_takes(rest, length):
+    assert Chain([factored(2, 3, 12, 3), *rest]).length == length
+
+
+# Building the kernel
+
+
+def fresh(monkeypatch, folder, compiler=None):
+    monkeypatch.setenv("CPNB_CACHE", str(folder))
+    if compiler:
+        monkeypatch.setattr(native, "_compiler", lambda: compiler)
+    return native.library.__wrapped__()
+
+
+@needs_compiler
+def test_the_kernel_is_built_once(monkeypatch, tmp_path):
+    fresh(monkeypatch, tmp_path / "new")
+    (built,) = (tmp_path / "new").iterdir()
+    stamp = built.stat().st_mtime_ns
+    fresh(monkeypatch, tmp_path / "new")
+    assert [built.stat().st_mtime_ns] == [p.stat().st_mtime_ns for p in built.parent.iterdir()]
+    assert built.stat().st_mtime_ns == stamp
+
+
+def test_no_compiler_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(native.KernelUnavailable, match="no C.. compiler"):
+        fresh(monkeypatch, tmp_path)
+
+
+def test_a_compiler_that_fails_is_told(monkeypatch, tmp_path):
+    with pytest.raises(native.KernelUnavailable, match="false does not build the kernel"):
+        fresh(monkeypatch, tmp_path, "false")

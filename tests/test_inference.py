@@ -1,0 +1,189 @@
+"""The optimised model repeats the model, tells what it chose, and leaves everything else alone."""
+
+import copy
+import threading
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import cpnb
+from cpnb.fused import choice, native
+from cpnb.fused.module import FusedConv
+from cpnb.inference import optimize_for_inference
+from cpnb.layers import CPConv2d
+from cpnb.nets import Maxout
+
+
+@pytest.fixture(autouse=True)
+def _short_measurements(monkeypatch):
+    monkeypatch.setattr(choice, "SECONDS", 0.01)
+
+
+def factored(rank, *args, **options):
+    return CPConv2d(nn.Conv2d(*args, **options), rank).eval()
+
+
+def charnet():
+    net = cpnb.load_charnet()
+    for name in ("conv2", "conv3"):
+        setattr(net, name, CPConv2d(getattr(net, name), 16))
+    return net
+
+
+def assert_same(fast, model, x, tolerance=1e-5):
+    with torch.inference_mode():
+        got, expected = fast(x), model(x)
+    assert got.shape == expected.shape
+    if got.numel():
+        assert (got - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 24, 24), (5, 1, 24, 24), (1, 1, 40, 53)])
+def test_charnet_repeats_its_outputs(shape):
+    net = charnet()
+    before = copy.deepcopy(net.state_dict())
+    fast = optimize_for_inference(net, torch.randn(shape))
+    for other in (shape, (0, 1, 24, 24), (3, 1, 24, 24), (2, 1, 31, 25)):
+        assert_same(fast, net, torch.randn(other))
+    assert type(fast) is type(net) and not fast.training
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert isinstance(net.conv2, CPConv2d) and net.conv2.expand.weight.requires_grad
+
+
+def test_the_report_names_layers_times_and_choice():
+    fast = optimize_for_inference(charnet(), torch.randn(2, 1, 24, 24))
+    text = str(fast.report)
+    names = [c.names for c in fast.report.choices]
+    assert names == [
+        *(["conv1", "maxout1"], ["conv2", "maxout2"], ["conv3", "maxout3", "conv4", "maxout4"])
+    ]
+    assert "conv3 + maxout3 + conv4 + maxout4" in text and "2x64x8x8" in text
+    for made in fast.report.choices:
+        assert made.milliseconds[made.path] == min(made.milliseconds.values())
+        assert fast.get_submodule(made.names[0]).path == made.path
+    assert isinstance(fast.maxout1, nn.Identity)
+
+
+def test_the_fastest_path_is_taken(monkeypatch):
+    monkeypatch.setattr(choice, "_look", lambda module, x: 1.0 if module.path == "dense" else 9.0)
+    net = charnet()
+    fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24))
+    assert {c.path for c in fast.report.choices} == {"dense"}
+    assert type(fast.conv2.layers[0]) is nn.Conv2d  # dense again, not factored
+    assert_same(fast, net, torch.randn(2, 1, 24, 24))
+
+
+def test_dropout_between_layers_is_passed():
+    net = cpnb.CharNet(dropout=0.5).eval()
+    net.conv2 = CPConv2d(net.conv2, 8)
+    fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24))
+    assert_same(fast, net, torch.randn(2, 1, 24, 24))
+
+
+class Branching(nn.Sequential):
+    """Its forward uses the convolution's output twice; the neighbours alone do not show that."""
+
+    def forward(self, x):
+        maps = self[0](x)
+        return self[1](maps) + maps
+
+
+class Shared(nn.Module):
+    """One factored layer, used twice, and an activation that is a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = factored(6, 4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return {"maps": (torch.relu(self.conv(self.conv(x))),)}
+
+
+def test_a_second_use_of_maps_is_respected():
+    net = Branching(factored(6, 4, 8, 3), nn.ReLU()).eval()
+    fast = optimize_for_inference(net, torch.randn(2, 4, 9, 9))
+    assert [c.names for c in fast.report.choices] == [["0"]]
+    assert_same(fast, net, torch.randn(2, 4, 9, 9))
+
+
+def test_a_layer_used_twice_in_any_module():
+    net, x = Shared().eval(), torch.randn(2, 4, 9, 9)
+    fast = optimize_for_inference(net, x)
+    assert isinstance(fast.conv, FusedConv)
+    torch.testing.assert_close(fast(x)["maps"], net(x)["maps"], rtol=1e-5, atol=1e-5)
+
+
+def test_hooked_layers_are_left_alone():
+    net = nn.Sequential(factored(6, 4, 8, 3), nn.ReLU(), factored(6, 8, 8, 3)).eval()
+    net[0].register_forward_hook(lambda module, args, output: 2 * output)
+    fast = optimize_for_inference(net, torch.randn(2, 4, 9, 9))
+    assert [c.names for c in fast.report.choices] == [["2"]]
+    assert_same(fast, net, torch.randn(2, 4, 9, 9))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.bfloat16, 0.1)])
+def test_other_precisions(dtype, tolerance):
+    net = charnet().to(dtype)
+    fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24, dtype=dtype))
+    assert_same(fast, net, torch.randn(3, 1, 24, 24, dtype=dtype), tolerance)
+    assert "the kernel takes float32 on the CPU" in str(fast.report)
+
+
+def test_two_threads_at_once():
+    net, x = charnet(), torch.randn(4, 1, 24, 24)
+    fast, got = optimize_for_inference(net, x), []
+    threads = [threading.Thread(target=lambda: got.append(fast(x))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 4 and all(torch.equal(one, got[0]) for one in got)
+
+
+def test_a_model_with_no_factored_layer_is_returned_as_it_is():
+    net = cpnb.load_charnet()
+    with pytest.warns(UserWarning, match="no factored layer"):
+        fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24))
+    assert "no factored layer" in str(fast.report) and not hasattr(net, "report")
+    assert [type(m) for m in fast.modules()] == [type(m) for m in net.modules()]
+
+
+def test_without_a_compiler_one_warning(monkeypatch):
+    def none():
+        raise native.KernelUnavailable("there is no C++ compiler")
+
+    monkeypatch.setattr(native, "library", none)
+    net = charnet()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24))
+    assert [str(w.message) for w in told] == [
+        "optimize_for_inference goes on in plain PyTorch: there is no C++ compiler"
+    ]
+    assert "there is no C++ compiler" in str(fast.report)
+    assert_same(fast, net, torch.randn(2, 1, 24, 24))
+
+
+def test_bad_input():
+    net = charnet()
+    with pytest.raises(
+        ValueError, match=r"example has a shape that CharNet does not take, \(2, 3,"
+    ):
+        optimize_for_inference(net, torch.randn(2, 3, 24, 24))
+    with pytest.raises(TypeError, match="example must be a tensor, got list"):
+        optimize_for_inference(net, [1])
+    with pytest.raises(TypeError, match="model must be an nn.Module"):
+        optimize_for_inference(lambda x: x, torch.randn(2, 1, 24, 24))
+    with pytest.raises(ValueError, match="example is on meta, the model on cpu"):
+        optimize_for_inference(net, torch.randn(2, 1, 24, 24, device="meta"))
+
+
+def test_export_is_that_of_the_layers_one_by_one():
+    net = nn.Sequential(factored(6, 4, 8, 3), Maxout(2), nn.Flatten()).eval()
+    x = torch.randn(2, 4, 9, 9)
+    fast = optimize_for_inference(net, x)
+    exported = torch.export.export(fast, (x,))
+    torch.testing.assert_close(exported.module()(x), net(x), rtol=1e-5, atol=1e-5)
+    assert any("conv2d" in str(node.target) for node in exported.graph.nodes)
