@@ -210,6 +210,26 @@ def scaling(ranks, sizes) -> None:
         )  # fmt: skip
 
 
+def gpu() -> None:
+    """Seconds a step on the CPU and on the GPU; 32 starts as one batch."""
+    cases = [
+        ("CharNet conv2", charnet("conv2"), 64, 1),
+        ("CharNet conv3", charnet("conv3"), 64, 1),
+        ("3×3×512×512", kernel_like(512, 512, 3, 3), 512, 1),
+        ("CharNet conv2, 32 starts", charnet("conv2"), 64, 32),
+    ]
+    for name, tensor, rank, n_starts in cases:
+        for device in ("cpu", "cuda"):
+            cp = cpnb.cp_nls(tensor.to(device), rank, n_iter_max=12, tol=0.0, n_starts=n_starts)
+            steps = [
+                b.seconds - a.seconds for a, b in zip(cp.history, cp.history[1:], strict=False)
+            ]
+            cpnb.record(
+                "solver-gpu", tensor=name, rank=rank, n_starts=n_starts, device=device,
+                seconds_step=float(torch.tensor(steps).median()), rel_error=cp.rel_error,
+            )  # fmt: skip
+
+
 def memory() -> None:
     """Peak extra memory of 3×3×512×512 at R=512, in a process of its own."""
     tensor = kernel_like(512, 512, 3, 3).float()
@@ -234,7 +254,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument(
-        "--part", choices=["compare", "cost", "starts", "recovery", "scaling", "memory"]
+        "--part", choices=["compare", "cost", "starts", "recovery", "scaling", "memory", "gpu"]
     )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     given = parser.parse_args(arguments)
@@ -258,6 +278,8 @@ def main(arguments=None) -> None:
         recovery(range(4 if given.quick else 40))
     if wanted("scaling") and not given.quick:
         scaling([32, 64, 128, 256, 512], [64, 128, 256, 512])
+    if torch.cuda.is_available() and wanted("gpu"):
+        gpu()
     solver_report.show(cpnb.results_path())
 
 

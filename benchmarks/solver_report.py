@@ -126,6 +126,14 @@ def scaling(rows: list[dict]) -> pd.DataFrame:
     return table
 
 
+def on_gpu(rows: list[dict]) -> pd.DataFrame:
+    """Seconds a step by device."""
+    frame = pd.DataFrame(rows)
+    return frame.pivot_table(
+        index=["tensor", "rank", "n_starts"], columns="device", values="seconds_step"
+    )
+
+
 def draw(rows: list[dict], path) -> None:
     """Error against seconds, one panel a tensor; the first seed of each."""
     rows = [row for row in rows if row["method"] != LONG]
@@ -179,7 +187,7 @@ def show(path=None) -> None:
         print(f"\nfigure: {figure}")
     for claim, table in (("solver-cost", cost),
         ("solver-starts", starts), ("solver-recovery", recoveries),
-                         ("solver-scaling", scaling)):  # fmt: skip
+                         ("solver-scaling", scaling), ("solver-gpu", on_gpu)):  # fmt: skip
         if found := rows_of(claim, path):
             print(f"\n{claim}")
             print(table(found).to_string())
