@@ -162,7 +162,8 @@ def draw(rows: list[dict], path) -> None:
             ax.set_ylim(low * 0.998, low * 1.05)
     for ax in axes.flat[len(names) :]:
         ax.axis("off")
-    fig.supxlabel("seconds")
+    for ax in axes[-1]:
+        ax.set_xlabel("seconds")
     fig.supylabel("relative error ‖T−T̂‖/‖T‖")
     handles = [plt.Line2D([], [], color=colour[m], lw=2, label=m) for m in methods]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(methods), frameon=False)

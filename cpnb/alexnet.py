@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cpnb.checkpoints import load_weights
+from cpnb.checkpoints import load_shipped, load_weights
 
 SMALL_WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "alexnet-cifar10.safetensors"
 
@@ -112,14 +112,7 @@ def load_small_alexnet(path=None) -> SmallAlexNet:
 
     Errors are those of :func:`load_alexnet`.
     """
-    path = Path(path) if path is not None else SMALL_WEIGHTS
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no trained SmallAlexNet at {path}; data/train_alexnet.py trains one"
-        )
-    model = SmallAlexNet()
-    load_weights(model, path)
-    return model.eval()
+    return load_shipped(SmallAlexNet(), path, SMALL_WEIGHTS, "data/train_alexnet.py trains one")
 
 
 @torch.no_grad()

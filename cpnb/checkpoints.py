@@ -67,6 +67,23 @@ def load_weights(model: nn.Module, path) -> dict:
     return {key: _decode(value) for key, value in header.items()}
 
 
+def load_shipped(model: nn.Module, path, shipped: Path, how: str) -> nn.Module:
+    """``model`` in evaluation mode with the weights of ``path``, by default of the file that ships.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file; the message says ``how`` to come by one.
+    CheckpointError
+        As `load_weights`.
+    """
+    path = shipped if path is None else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no trained {type(model).__name__} at {path}; {how}")
+    load_weights(model, path)
+    return model.eval()
+
+
 def save_checkpoint(path, checkpoint: Checkpoint) -> None:
     """Write a `Checkpoint` to one safetensors file, atomically."""
     tensors = {f"model.{key}": tensor for key, tensor in checkpoint.model.items()}

@@ -138,6 +138,17 @@ def cholesky(matrix: Tensor, shift: Tensor | float = 0.0) -> Tensor:
     return factor
 
 
+def unit_diagonal(gamma: Tensor, mttkrp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Γ (..., R, R) and G (..., I, R) with the terms' other factors scaled to norm one.
+
+    Then Γ has a unit diagonal, Σ‖term‖² = ‖U‖², and a least lift means the same to every term. The
+    third result is the scale (..., 1, R): a solution of the scaled problem is to be divided by it.
+    """
+    scale = gamma.diagonal(dim1=-2, dim2=-1)[..., None, :].sqrt()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return gamma / (scale * scale.mT), mttkrp / scale, scale
+
+
 def check_rank(rank, shape) -> int:
     """Return ``rank`` as an int, or raise; warn beyond the largest rank ``shape`` can need."""
     try:

@@ -166,7 +166,8 @@ def hash_split(filename):
     return "train" if bucket < 7 else "validation" if bucket == 7 else "test"
 
 
-def _data_root(root):
+def data_root(root=None) -> Path:
+    """Where data sets lie: ``root``, else the environment variable CPNB_DATA, else downloads."""
     return Path(root or os.environ.get("CPNB_DATA") or DOWNLOADS)
 
 
@@ -174,7 +175,7 @@ def _load_chars74k(split, root, size=None, seed=0, which="all"):
     parts = {"all": ("GoodImg", "BadImag"), "good": ("GoodImg",), "bad": ("BadImag",)}
     if which not in parts:
         raise ValueError(f"which: got {which!r}, accepted are {', '.join(parts)}")
-    folder = _find_chars74k(_data_root(root))
+    folder = _find_chars74k(data_root(root))
     patches, labels, good, unreadable = [], [], [], []
     for part in parts[which]:
         for path, label in _chars74k_files(folder / part / "Bmp"):
@@ -259,7 +260,7 @@ def _load_emnist(split, root, size=None, seed=0, download=False):
         EMNIST,
     )  # here: torchvision takes a second to import, and only this needs it
 
-    folder = _data_root(root)
+    folder = data_root(root)
     try:
         stored = EMNIST(folder, split="byclass", train=split != "test", download=download)
     except RuntimeError as error:
@@ -281,11 +282,11 @@ def _load_emnist(split, root, size=None, seed=0, download=False):
 
 
 def _load_cifar10(split, root, size=None, seed=0):
-    return images.load_cifar10(split, _data_root(root), size, seed)
+    return images.load_cifar10(split, data_root(root), size, seed)
 
 
 def _load_imagenet(split, root, size=None, seed=0, complete=False):
-    return images.load_imagenet(split, _data_root(root), size, seed, complete)
+    return images.load_imagenet(split, data_root(root), size, seed, complete)
 
 
 _LOADERS = {

@@ -53,7 +53,7 @@ class Point:
         return 0.5 * (self.sq_error + self.mu[:, 0, 0] * (self.degeneracy - bound))
 
     def model(self, tree: MttkrpTree) -> ReducedModel:
-        mttkrps = tree.mttkrps(self.factors, self.left)
+        mttkrps = tree.mttkrps(self.factors, self.left, skip=tree.largest)
         return ReducedModel(self.factors, self.grams, mttkrps, self.mu, tree.largest)
 
     def moved(self, tree: MttkrpTree, step: list[Tensor], bound: float) -> Point:

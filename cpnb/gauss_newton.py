@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cpnb.cp import cholesky, hadamard_but
+from cpnb.cp import cholesky, hadamard_but, unit_diagonal
 
 CG_MAX = 60  # conjugate-gradient iterations a step, at most
 CG_TOLERANCE = 0.2  # of the gradient: an inexact step costs less than it loses
@@ -50,9 +50,7 @@ def bounded_least_squares(gamma, mttkrp, bound: float, mu: Tensor) -> tuple[Tens
     -------
     (U, mu)
     """
-    scale = gamma.diagonal(dim1=-2, dim2=-1)[..., None, :].sqrt()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    gamma, mttkrp = gamma / (scale * scale.mT), mttkrp / scale
+    gamma, mttkrp, scale = unit_diagonal(gamma, mttkrp)
     target = bound * (1 - 0.5 * BOUND_TOLERANCE)
     mu = mu if bound < torch.inf else torch.zeros_like(mu)
     for _ in range(30):
@@ -67,6 +65,8 @@ def bounded_least_squares(gamma, mttkrp, bound: float, mu: Tensor) -> tuple[Tens
         slope = torch.linalg.solve_triangular(chol, u.mT, upper=False).square()
         newton = mu + size / slope.sum((-2, -1), keepdim=True) * ((size / target).sqrt() - 1)
         mu = torch.where(inside, mu, newton.clamp(min=0))
+    else:  # no root to that precision: a bound is a bound all the same
+        u = u * (bound / dot(u, u)).sqrt().clamp(max=1)
     return u / scale, mu
 
 
@@ -80,7 +80,8 @@ class ReducedModel:
     ----------
     factors, grams : lists of Tensor (..., I_n, R) and (..., R, R)
         U_e as :func:`bounded_least_squares` left it, so that its own gradient is zero.
-    mttkrps : list of Tensor (..., I_n, R)
+    mttkrps : dict of int to Tensor (..., I_n, R)
+        Of all modes but e.
     mu : Tensor, shape (..., 1, 1)
     e : int
     """

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cpnb.als import cp_als, cp_greedy
 from cpnb.cp import CPResult
+from cpnb.factored import axis_options, place
 from cpnb.nls import cp_nls, cp_nls_batch
 from cpnb.norms import covariances
 
@@ -38,22 +39,14 @@ class CPConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, rank: int):
         """Build the layer's shape for ``conv``; :meth:`from_conv` fills in the factors."""
-        where = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        where = place(conv)
         groups, mid = conv.groups, conv.groups * rank
-        (kh, kw), (sh, sw), (dh, dw) = conv.kernel_size, conv.stride, conv.dilation
-        if isinstance(conv.padding, str):
-            pad_y = pad_x = conv.padding
-        else:
-            pad_y, pad_x = (conv.padding[0], 0), (0, conv.padding[1])
-        depthwise = {"groups": mid, "bias": False, "padding_mode": conv.padding_mode, **where}
+        (kh, kw), (along_y, along_x) = conv.kernel_size, axis_options(conv)
+        depthwise = {"groups": mid, "bias": False, **where}
         super().__init__()
         self.reduce = nn.Conv2d(conv.in_channels, mid, 1, groups=groups, bias=False, **where)
-        self.vertical = nn.Conv2d(
-            mid, mid, (kh, 1), stride=(sh, 1), padding=pad_y, dilation=(dh, 1), **depthwise
-        )
-        self.horizontal = nn.Conv2d(
-            mid, mid, (1, kw), stride=(1, sw), padding=pad_x, dilation=(1, dw), **depthwise
-        )
+        self.vertical = nn.Conv2d(mid, mid, (kh, 1), **along_y, **depthwise)
+        self.horizontal = nn.Conv2d(mid, mid, (1, kw), **along_x, **depthwise)
         self.expand = nn.Conv2d(
             mid, conv.out_channels, 1, groups=groups, bias=conv.bias is not None, **where
         )
@@ -116,7 +109,8 @@ class CPConv2d(nn.Module):
         self.expand.weight.copy_(torch.cat(expand)[:, :, None, None])
         # In plain L2, also where the solver minimised another norm.
         whole = sum(k.double().square().sum() for k in kernels)
-        rest = sum((k - f.to_tensor()).double().square().sum() for k, f in _pairs(kernels, fits))
+        pairs = zip(kernels, fits, strict=True)
+        rest = sum((k - fit.to_tensor()).double().square().sum() for k, fit in pairs)
         terms = sum(math.prod(u.double().square().sum(0) for u in f.factors).sum() for f in fits)
         self.rel_error, self.degeneracy = float((rest / whole).sqrt()), float(terms / whole)
 
@@ -173,10 +167,6 @@ def check_conv(conv, name: str = "conv") -> None:
 def _pad_rank(factor: Tensor, rank: int) -> Tensor:
     """Zero columns up to ``rank``: the greedy method may need fewer terms for one of the groups."""
     return nn.functional.pad(factor, (0, rank - factor.shape[1]))
-
-
-def _pairs(kernels, fits):
-    return zip(kernels, fits, strict=True)
 
 
 def _solve(kernels, rank, method, inputs, weight=None, **options) -> list[CPResult]:

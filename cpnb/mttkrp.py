@@ -34,7 +34,6 @@ class MttkrpTree:
         order = tensor.ndim if order is None else order
         lead = tensor.ndim - order
         self.shape = tuple(tensor.shape[lead:])
-        self.batch = tuple(tensor.shape[:lead])
         self.largest = max(range(order), key=lambda n: self.shape[n])
         groups = [c for k in range(1, order) for c in combinations(range(order), k)]
         groups = [a for a in groups if self.largest in a]
@@ -43,7 +42,8 @@ class MttkrpTree:
         self.b = tuple(n for n in range(order) if n not in self.a)
         modes = [lead + n for n in (*self.a, *self.b)]
         matrix = tensor.permute(*range(lead), *modes)
-        self.matrix = matrix.reshape(*self.batch, self._size(self.a), -1).contiguous()
+        matrix = matrix.reshape(*tensor.shape[:lead], self._size(self.a), -1)
+        self.matrix = matrix.contiguous()
 
     def _size(self, group) -> int:
         return math.prod(self.shape[n] for n in group)
@@ -60,13 +60,12 @@ class MttkrpTree:
         """⟨T, T̂⟩."""
         return (left * khatri_rao([factors[n] for n in self.a])).sum((-2, -1))
 
-    def mttkrps(self, factors: list[Tensor], left: Tensor) -> list[Tensor]:
-        """G_n = T_(n) · KR of all other factors, (..., I_n, R), for every mode n."""
-        right = self.right_product(factors)
-        return [
-            self.contract(n, left if n in self.a else right, factors)
-            for n in range(len(self.shape))
-        ]
+    def mttkrps(
+        self, factors: list[Tensor], left: Tensor, skip: int | None = None
+    ) -> dict[int, Tensor]:
+        """G_n = T_(n) · KR of all other factors, (..., I_n, R), for every mode n but ``skip``."""
+        products = dict.fromkeys(self.a, left) | dict.fromkeys(self.b, self.right_product(factors))
+        return {n: self.contract(n, p, factors) for n, p in products.items() if n != skip}
 
     def contract(self, n: int, product: Tensor, factors: list[Tensor]) -> Tensor:
         """G_n from the product of its group: contract it with the group's other factors."""

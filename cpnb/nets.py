@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cpnb.checkpoints import load_weights
+from cpnb.checkpoints import load_shipped
 
 CHARNET_WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "charnet.safetensors"
 
@@ -146,11 +146,5 @@ def load_charnet(path=None) -> CharNet:
     CheckpointError
         If the file is damaged or holds the weights of another network.
     """
-    path = Path(path) if path is not None else CHARNET_WEIGHTS
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no trained CharNet at {path}; notebooks/02_train_charnet.ipynb trains one"
-        )
-    model = CharNet()
-    load_weights(model, path)
-    return model.eval()
+    how = "notebooks/02_train_charnet.ipynb trains one"
+    return load_shipped(CharNet(), path, CHARNET_WEIGHTS, how)

@@ -85,6 +85,8 @@ def cp_nls(
     """
     if not isinstance(n_starts, int) or isinstance(n_starts, bool) or n_starts < 1:
         raise ValueError(f"n_starts must be an integer >= 1, got {n_starts!r}")
+    if n_starts > 1 and not isinstance(init, str):
+        raise ValueError(f"n_starts must be 1 with a given init, got {n_starts}")
     seeds = [random_state + i for i in range(n_starts)]
     given = check_tensor(tensor)
     rank = check_rank(rank, given.shape)

@@ -5,12 +5,10 @@ sample of ImageNet is at hand, a network with real weights can still tell what a
 costs. SqueezeNet spends most of its multiplies in the 3×3 "expand" layers of its fire modules.
 """
 
-import os
-from pathlib import Path
-
 from torch import nn
 
 from cpnb.checkpoints import load_weights
+from cpnb.data import data_root
 
 
 def load_squeezenet(path=None) -> nn.Module:
@@ -19,8 +17,8 @@ def load_squeezenet(path=None) -> nn.Module:
     Parameters
     ----------
     path : path-like, optional
-        A safetensors file with torchvision's names; by default ``squeezenet1_1.safetensors`` in the
-        folder of the environment variable CPNB_DATA.
+        A safetensors file with torchvision's names; by default ``squeezenet1_1.safetensors`` where
+        data sets lie, see :func:`cpnb.load_dataset`.
 
     Raises
     ------
@@ -31,8 +29,7 @@ def load_squeezenet(path=None) -> nn.Module:
     """
     from torchvision.models import squeezenet1_1  # here: it takes a second to import
 
-    if path is None:
-        path = Path(os.environ.get("CPNB_DATA") or ".") / "squeezenet1_1.safetensors"
+    path = data_root() / "squeezenet1_1.safetensors" if path is None else path
     model = squeezenet1_1()
     load_weights(model, path)
     return model.eval()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from cpnb.cp import balance, cholesky, cp_to_tensor, hadamard_but
+from cpnb.cp import balance, cholesky, cp_to_tensor, hadamard_but, unit_diagonal
 from cpnb.mttkrp import MttkrpTree
 
 INITS = ("svd", "random", "slices", "grow")
@@ -158,15 +158,9 @@ def ridge_sweep(
         else:
             product = tree.right_product(factors)
         for n in group:
-            gamma = hadamard_but(grams, n)
-            if ridge:
-                gamma = gamma + torch.diag_embed(ridge * gamma.diagonal(dim1=-2, dim2=-1))
-            # Unit diagonal: the least lift then means the same to every term.
-            scale = gamma.diagonal(dim1=-2, dim2=-1).sqrt()[..., None, :]
-            scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-            chol = cholesky(gamma / (scale * scale.mT))
-            mttkrp = tree.contract(n, product, factors) / scale
-            factors[n] = torch.cholesky_solve(mttkrp.mT, chol).mT / scale
+            mttkrp = tree.contract(n, product, factors)
+            gamma, mttkrp, scale = unit_diagonal(hadamard_but(grams, n), mttkrp)
+            factors[n] = torch.cholesky_solve(mttkrp.mT, cholesky(gamma, ridge)).mT / scale
             grams[n] = factors[n].mT @ factors[n]
     return balance(factors)
 

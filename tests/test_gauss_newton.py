@@ -130,6 +130,16 @@ def test_bounded_least_squares_meets_the_conditions_of_a_minimum(bound):
     assert (mu > 0) == (bound == 0.02)
 
 
+def test_the_bound_holds_where_its_root_is_not_found(monkeypatch):
+    monkeypatch.setattr("cpnb.gauss_newton.BOUND_TOLERANCE", -1.0)  # which nothing meets
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(20, 6, generator=g, dtype=torch.float64)
+    gamma, mttkrp = rows.T @ rows, torch.randn(4, 6, generator=g, dtype=torch.float64)
+    zero = torch.zeros(1, 1, 1, dtype=torch.float64)
+    u, _ = bounded_least_squares(gamma[None], mttkrp[None], 0.02, zero)
+    assert float((u[0].square() * gamma.diagonal()).sum()) == pytest.approx(0.02, rel=1e-9)
+
+
 def test_a_singular_problem_has_a_bounded_solution():
     """Two parallel terms: Γ has no inverse, the bound alone makes the solution finite."""
     column = torch.randn(5, 1, dtype=torch.float64)

@@ -230,6 +230,12 @@ def test_bad_number_of_starts(n_starts):
         cpnb.cp_nls(TENSOR, 2, n_starts=n_starts)
 
 
+def test_a_given_start_is_one_start():
+    first = cpnb.cp_nls(TENSOR, 2, n_iter_max=2)
+    with pytest.raises(ValueError, match="n_starts must be 1 with a given init, got 3"):
+        cpnb.cp_nls(TENSOR, 2, init=first, n_starts=3)
+
+
 def test_tensors_of_a_batch_have_one_shape():
     with pytest.raises(ValueError, match="same shape"):
         cpnb.cp_nls_batch([TENSOR, TENSOR[:2]], 2)
