@@ -105,7 +105,7 @@ TENSORS = {
     "matrix multiplication ⟨2,2,2⟩": (lambda seed: matrix_multiplication(), 7, 0.3),
     "border rank 2": (lambda seed: border(), 2, 0.2),
 }
-QUICK = {"CharNet conv1": 0.3, "CharNet conv2": 0.5, "collinear, exact rank 16": 0.3}
+QUICK = {"CharNet conv1": 0.3, "CharNet conv2": 0.4, "collinear, exact rank 16": 0.3}
 
 
 def tensorly_svd(tensor, rank, start, seed, limit):
@@ -283,7 +283,7 @@ def main(arguments=None) -> None:
     if wanted("starts") and not given.quick:
         starts(seeds)
     if wanted("recovery"):
-        recovery(range(4 if given.quick else 40))
+        recovery(range(2 if given.quick else 40))
     if wanted("scaling") and not given.quick:
         scaling([32, 64, 128, 256, 512], [64, 128, 256, 512])
     if torch.cuda.is_available() and wanted("gpu"):
