@@ -1,0 +1,328 @@
+"""CharNet by the paper's method and by its rivals, at like multiply counts, on real characters.
+
+    CPNB_DATA=... python benchmarks/rivals.py choose     # learning rates, clusters and metrics
+    CPNB_DATA=... python benchmarks/rivals.py accuracy   # three seeds
+    python benchmarks/rivals.py latency                  # needs no data
+
+conv2 and conv3 are replaced at once and the entire net is fine-tuned, by one recipe for all. A
+rival's ranks are those that come nearest to the multiplies of CP at the ranks R, layer by layer,
+and to some milder reductions. What was left open ("choose") was chosen on the validation split.
+One record a run; runs that the local records have already are not run again.
+"""
+
+import argparse
+import copy
+import functools
+import math
+import time
+import warnings
+
+import torch
+
+import cpnb
+from cpnb.denton import BiclusteredConv2d
+from cpnb.records import plain
+
+LAYERS = ("conv2", "conv3")
+HEIGHT = {"conv2": (16, 8), "conv3": (8, 1)}  # of a layer's input and output maps, 24×24 patches
+METHODS = ("nls", "greedy", "jaderberg-2", "jaderberg-1", "biclustering", "tucker")
+CP = METHODS[:2]
+LR, RATES = 0.01, (0.003, 0.01, 0.03)
+OWN_LR = {}  # methods that another rate served better in `choose`
+CLUSTERS = {"conv2": (2, 1), "conv3": (2, 1)}  # G, H
+METRIC = {"conv2": "covariance", "conv3": "plain"}
+CHOICES = ((1, 1), (2, 1), (2, 2), (4, 2))
+CHOSEN_AT = 16.0  # times fewer multiplies
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=("choose", "accuracy", "latency"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--ranks", type=int, nargs="+", default=[128, 64, 32], help="R of CP")
+    parser.add_argument("--factors", type=float, nargs="*", default=[3.0, 5.0], help="of rivals")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--dataset", default="chars74k")
+    parser.add_argument("--train-size", type=int, default=8000, help="drawn characters an epoch")
+    parser.add_argument("--test-size", type=int, help="by default the whole split")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--n-iter-max", type=int, default=100, help="steps of NLS")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of timing, each contender")
+    options = parser.parse_args(arguments)
+    net = cpnb.load_charnet()
+    {"choose": choose, "accuracy": accuracy, "latency": latency}[options.what](net, options)
+
+
+# Ranks at like multiply counts
+
+
+def multiplies(conv, name: str, method: str, rank) -> int:
+    """Of one layer, for one patch; a pair of ranks for Tucker."""
+    s, t, d = conv.in_channels, conv.out_channels, conv.kernel_size[0]
+    high, low = HEIGHT[name]
+    whole, half, out = high * high, high * low, low * low
+    if method == "tucker":
+        return rank[0] * s * whole + d * d * rank[0] * rank[1] * out + rank[1] * t * out
+    g, h = CLUSTERS[name]
+    return (
+        rank
+        * {
+            "nls": s * whole + d * half + d * out + t * out,
+            "greedy": s * whole + d * half + d * out + t * out,
+            "jaderberg-2": d * (s * half + t * out),
+            "jaderberg-1": s * (d * half + d * out + t * out),
+            "biclustering": h * s * whole + g * h * d * d * out + g * t * out,
+        }[method]
+    )
+
+
+def dense_multiplies(conv, name: str) -> int:
+    return conv.weight.numel() * HEIGHT[name][1] ** 2
+
+
+def rank_at(net, name: str, method: str, factor: float):
+    """The rank at which a layer comes nearest to ``factor`` times fewer multiplies."""
+    conv = net.get_submodule(name)
+    goal = dense_multiplies(conv, name) / factor
+    if method == "tucker":
+        return tucker_pair(conv, name, goal)
+    exact = goal / multiplies(conv, name, method, 1)
+    below = max(1, int(exact))
+    return min((below, below + 1), key=lambda rank: abs(math.log(rank / exact)))
+
+
+@functools.cache
+def tucker_pair(conv, name: str, goal: float) -> tuple[int, int]:
+    """(R_S, R_T) within the goal that keep the most of the kernel, by its truncated HOSVD."""
+    kernel = conv.weight.detach().double()
+    bases = [torch.linalg.svd(k, full_matrices=False)[0]
+             for k in (kernel.flatten(1), kernel.transpose(0, 1).flatten(1))]  # fmt: skip
+    core = torch.einsum("tsij,tq,sp->qpij", kernel, *bases).square().sum((2, 3))
+    kept = core.cumsum(0).cumsum(1)  # (R_T, R_S)
+    best = (0.0, (1, 1))
+    for rs in range(1, kept.shape[1] + 1):
+        fixed, one = (multiplies(conv, name, "tucker", (rs, rt)) for rt in (0, 1))
+        rt = min(int((goal - fixed) / (one - fixed)), kept.shape[0])
+        if rt >= 1:
+            best = max(best, (float(kept[rt - 1, rs - 1]), (rs, rt)))
+    return best[1]
+
+
+def points(net, method: str, options) -> list[dict]:
+    """Ranks by layer, from the mildest reduction to the strongest."""
+    if method in CP:
+        return [dict.fromkeys(LAYERS, rank) for rank in options.ranks]
+    wanted = [dict.fromkeys(LAYERS, factor) for factor in options.factors]
+    for rank in options.ranks:
+        convs = {name: net.get_submodule(name) for name in LAYERS}
+        wanted.append(
+            {n: dense_multiplies(c, n) / multiplies(c, n, "nls", rank) for n, c in convs.items()}
+        )
+    return [{n: rank_at(net, n, method, f) for n, f in factors.items()} for factors in wanted]
+
+
+# The factored nets
+
+
+def decomposed(net, method: str, ranks: dict, seed: int, options):
+    """The net with its layers replaced; the rivals' fits do not depend on the seed."""
+    if method in CP:
+        own = {"n_iter_max": options.n_iter_max} if method == "nls" else {}
+        return cpnb.decompose(net, ranks, method, random_state=seed, **own)
+    if method == "biclustering":
+        return _biclustered(net, tuple(ranks.items()), options.dataset)
+    how, own = {
+        "jaderberg-2": ("jaderberg", {"scheme": 2}),
+        "jaderberg-1": ("jaderberg", {"scheme": 1}),
+        "tucker": ("tucker", {}),
+    }[method]
+    return _fitted(net, how, tuple(ranks.items()), tuple(own.items()))
+
+
+@functools.cache
+def _fitted(net, how, ranks, own):
+    return cpnb.decompose(net, dict(ranks), how, **dict(own))
+
+
+@functools.cache
+def _biclustered(net, ranks, dataset):
+    for name, rank in ranks:
+        net = biclustered(net, name, rank, CLUSTERS[name], METRIC[name], dataset)
+    return net
+
+
+def biclustered(net, name, rank, clusters, metric, dataset):
+    weights = metric_of(name, metric, dataset)
+    return cpnb.decompose(net, {name: rank}, "biclustering", clusters=clusters, **weights)
+
+
+@functools.cache
+def metric_of(name: str, metric: str, dataset: str) -> dict:
+    """Denton's norms, from training data; clustering takes but the diagonal of a covariance."""
+    if metric == "plain":
+        return {}
+    net, data = cpnb.load_charnet(), cpnb.load_dataset(dataset, "train")
+    data = data.sample(min(1000, len(data)))
+    if metric == "gradient":
+        return cpnb.gradient_weights(net, name, data)
+    return {"weight": cpnb.input_covariance(net, name, data).diagonal().diag()}
+
+
+# The runs
+
+
+def accuracy(net, options):
+    example = torch.zeros(1, 1, 24, 24)
+    test = cpnb.load_dataset(options.dataset, "test", **sized(options))
+    dense, baseline = cpnb.count_multiplies(net, example), scores(net, test)
+    for seed in options.seeds:
+        samples = sampler(options, seed)
+        for method in options.methods:
+            lr = OWN_LR.get(method, LR)
+            for ranks in points(net, method, options):
+                key = {
+                    "method": method, "ranks": list(ranks.values()), "seed": seed, "lr": lr,
+                    "epochs": options.epochs, "dataset": options.dataset,
+                    "train_size": options.train_size, "test_size": len(test),
+                }  # fmt: skip
+                if done("charnet-rivals", key):
+                    continue
+                start = time.perf_counter()
+                small = copy.deepcopy(decomposed(net, method, ranks, seed, options))
+                fitting, before = time.perf_counter() - start, scores(small, test)
+                finetune(small, samples, options.epochs, lr, seed)
+                after, count = scores(small, test), cpnb.count_multiplies(small, example)
+                report(
+                    "charnet-rivals", **key, layers=list(ranks),
+                    rel_error=[small.get_submodule(n).rel_error for n in ranks],
+                    degeneracy=[getattr(small.get_submodule(n), "degeneracy", None) for n in ranks],
+                    accuracy_baseline=baseline[0], accuracy_decomposed=before[0],
+                    accuracy_finetuned=after[0], accuracy_baseline_good=baseline[1],
+                    accuracy_decomposed_good=before[1], accuracy_finetuned_good=after[1],
+                    multiplies=count, multiplies_dense=dense, bound=dense / count,
+                    parameters_factored=sum(p.numel() for p in small.parameters()),
+                    seconds_fitting=fitting, seconds=time.perf_counter() - start,
+                )  # fmt: skip
+
+
+def sampler(options, seed: int):
+    """Training data by epoch, drawn once for all methods."""
+    return functools.cache(cpnb.training_samples(options.dataset, options.train_size, seed=seed))
+
+
+def sized(options) -> dict:
+    return {"size": options.test_size} if options.test_size else {}
+
+
+def scores(model, data) -> tuple[float, float]:
+    """Accuracy on all, and on the GoodImg part."""
+    return cpnb.accuracy(model, data), cpnb.accuracy(model, data.subset(data.good))
+
+
+def finetune(model, samples, epochs, lr, seed):
+    cpnb.finetune(model, samples, epochs, lr=lr, seed=seed, channels_last=True, progress=False)
+
+
+def latency(net, options):
+    """Factors are random: time does not depend on how good a fit is."""
+    example = torch.randn(64, 1, 24, 24)
+    dense_count = cpnb.count_multiplies(net, example)
+    for method in options.methods:
+        for ranks in points(net, method, options):
+            key = {"method": method, "ranks": list(ranks.values()), "batch": len(example)}
+            key["threads"] = torch.get_num_threads()
+            if done("charnet-rivals-latency", key):
+                continue
+            small = with_random_factors(net, method, ranks)
+            nets = {"dense": net, "factored": small}
+            with warnings.catch_warnings(record=True):  # it says when it has nothing to fuse
+                warnings.simplefilter("always")
+                fast = cpnb.optimize_for_inference(small, example)
+            fused = bool(fast.report.choices)
+            found = cpnb.measure_fastest(
+                nets | ({"optimised": fast} if fused else {}), example, seconds=options.seconds
+            )
+            times = {name: value for name, (_, value) in found.items()}
+            speedup = cpnb.speedup(times["dense"], times["factored"])
+            count = cpnb.count_multiplies(small, example)
+            report(
+                "charnet-rivals-latency", **key, layers=list(ranks), input=list(example.shape),
+                multiplies=count, multiplies_dense=dense_count, bound=dense_count / count,
+                latencies=times, layouts={name: layout for name, (layout, _) in found.items()},
+                speedup=speedup, fused=fused,
+                chosen={" + ".join(c.names): c.path for c in fast.report.choices},
+                speedup_optimised=(
+                    cpnb.speedup(times["dense"], times["optimised"]) if fused else speedup
+                ),
+            )  # fmt: skip
+
+
+def with_random_factors(net, method: str, ranks: dict):
+    """The factored net in the shapes that the method gives it, quickly."""
+    if method == "biclustering":
+        net = copy.deepcopy(net)
+        for name, rank in ranks.items():
+            conv, (g, h) = net.get_submodule(name), CLUSTERS[name]
+            s, t = conv.in_channels, conv.out_channels
+            factors = (
+                torch.arange(s) % g, torch.arange(t) % h, torch.randn(g, h, rank, s // g),
+                torch.randn(g, h, rank, 1, *conv.kernel_size), torch.randn(g, h, rank, t // h),
+            )  # fmt: skip
+            with torch.no_grad():
+                setattr(net, name, BiclusteredConv2d(conv, rank, [factors]))
+        return net
+    method, _, scheme = method.replace("greedy", "nls").partition("-")
+    own = {"scheme": int(scheme)} if scheme else {}
+    steps = {} if scheme == "2" else {"n_iter_max": 1}
+    return cpnb.decompose(net, ranks, method, **own, **steps)
+
+
+def choose(net, options):
+    """Validation accuracy: after one epoch at three learning rates; of clusters and metrics."""
+    data = cpnb.load_dataset(options.dataset, "validation", **sized(options))
+    samples = sampler(options, options.seeds[0])
+    for method in options.methods:
+        ranks = points(net, method, options)[-2:][0]  # the last but one: neither mild nor extreme
+        for lr in RATES:
+            key = {"method": method, "ranks": list(ranks.values()), "lr": lr}
+            if done("charnet-rivals-choice", key):
+                continue
+            small = copy.deepcopy(decomposed(net, method, ranks, options.seeds[0], options))
+            before = cpnb.accuracy(small, data)
+            finetune(small, samples, 1, lr, options.seeds[0])
+            report(
+                "charnet-rivals-choice", **key, accuracy_decomposed=before, test_size=len(data),
+                accuracy_finetuned=cpnb.accuracy(small, data), dataset=options.dataset,
+            )  # fmt: skip
+    for name in LAYERS if "biclustering" in options.methods else ():
+        for clusters in CHOICES:
+            for metric in ("plain", "covariance", "gradient"):
+                key = {"method": "biclustering", "layer": name, "clusters": list(clusters)}
+                key["metric"] = metric
+                if done("charnet-rivals-choice", key):
+                    continue
+                conv = net.get_submodule(name)
+                CLUSTERS[name], chosen = clusters, CLUSTERS[name]
+                rank = rank_at(net, name, "biclustering", CHOSEN_AT)
+                count = multiplies(conv, name, "biclustering", rank)
+                CLUSTERS[name] = chosen
+                small = biclustered(net, name, rank, clusters, metric, options.dataset)
+                report(
+                    "charnet-rivals-choice", **key, rank=rank, dataset=options.dataset,
+                    factor=dense_multiplies(conv, name) / count, test_size=len(data),
+                    rel_error=small.get_submodule(name).rel_error,
+                    accuracy_decomposed=cpnb.accuracy(small, data),
+                )  # fmt: skip
+
+
+def done(claim: str, key: dict) -> bool:
+    return bool(cpnb.recorded(cpnb.results_path(), claim=claim, **plain(key)))
+
+
+def report(claim, **row):
+    print(claim, row, flush=True)
+    cpnb.record(claim, **row)
+
+
+if __name__ == "__main__":
+    main()
