@@ -15,7 +15,8 @@ import rivals  # noqa: E402
 
 TINY = [
     "--dataset", "characters", "--train-size", "128", "--test-size", "72", "--epochs", "1",
-    "--ranks", "4", "--factors", "--seeds", "0", "--n-iter-max", "2", "--seconds", "0.01",
+    "--ranks", "4", "--more-ranks", "--factors", "--seeds", "0", "--n-iter-max", "2",
+    "--seconds", "0.01",
 ]  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def rows(claim):
 @pytest.mark.parametrize("method", rivals.METHODS)
 def test_ranks_come_near_to_the_multiplies_of_cp(method):
     net, example = cpnb.load_charnet(), torch.zeros(1, 1, 24, 24)
-    options = Namespace(ranks=[64], factors=[5.0])
+    options = Namespace(ranks=[64], more_ranks=[96], factors=[5.0])
     for ranks in rivals.points(net, method, options):
         small = rivals.with_random_factors(net, method, ranks)
         counts = cpnb.multiplies_per_layer(small, example)
@@ -74,8 +75,19 @@ def test_latency_is_recorded_and_says_what_was_fused(capsys):
     for row in found:
         ms = {name: value["median_ms"] for name, value in row["latencies"].items()}
         assert row["speedup"] == pytest.approx(ms["dense"] / ms["factored"])
-        fast = ms["optimised" if row["fused"] else "factored"]
-        assert row["speedup_optimised"] == pytest.approx(ms["dense"] / fast)
+        fastest = min(ms["optimised"], ms["factored"])
+        assert row["speedup_optimised"] == pytest.approx(ms["dense"] / fastest)
+        # The rivals get conv1 as the CP net has it; their own layers stay as they are.
+        assert any(names.startswith("conv1") for names in row["chosen"])
+        assert row["fused"] == any(names.startswith("conv2") for names in row["chosen"])
+
+
+def test_the_optimised_rival_computes_what_the_rival_does():
+    net, example = cpnb.load_charnet(), torch.randn(2, 1, 24, 24)
+    small = rivals.with_random_factors(net, "jaderberg-2", {"conv2": 2, "conv3": 2})
+    fast, _ = rivals.optimised(net, small, example)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(example), small(example), rtol=1e-3, atol=1e-3)
 
 
 def test_random_factors_have_the_shapes_of_the_method(monkeypatch):
