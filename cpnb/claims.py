@@ -6,33 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import mean, median
-from typing import NamedTuple
 
-YES, NO = "replicated", "not replicated"
-NOT_YET = "not tested yet"
-
-
-class Finding(NamedTuple):
-    """What was measured, the verdict, and the runs that both rest on."""
-
-    here: str
-    verdict: str
-    runs: list[dict]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim; ``missing`` is its verdict while nothing is recorded."""
-
-    text: str
-    paper: str
-    mark: str
-    find: Callable[[list[dict]], Finding | None]
-    command: str = ""
-    missing: str = NOT_YET
+from cpnb.findings import NO, YES, Claim, Finding
+from cpnb.rival_claims import RIVAL_CLAIMS
 
 
 def _runs(rows: list[dict], **wanted) -> list[dict]:
@@ -223,7 +200,6 @@ RUN_04 = RUN.format("04_finetune.ipynb") + " --grid seed=0,1,2"
 RUN_05 = RUN.format("05_speedup.ipynb")
 NO_GPU = "not tested yet: no GPU run recorded"
 NO_ALEXNET = "not tested yet: needs AlexNet and ImageNet"
-NO_RIVAL = "not tested yet: the method is built, no comparison is recorded"
 RUN_ALEXNET = ".venv/bin/python benchmarks/alexnet.py finetune --ranks {} --methods nls"
 
 CLAIMS = [
@@ -243,11 +219,5 @@ CLAIMS = [
           RUN_ALEXNET.format(200), missing=NO_ALEXNET),
     Claim("AlexNet conv2, R=140", "4.5× at ~1% drop", "U", small_alexnet(140),
           RUN_ALEXNET.format(140), missing=NO_ALEXNET),
-    Claim("Denton 2014: convolutions", "2× within 1%", "C", nothing, missing=NO_RIVAL),
-    Claim("Denton 2014: conv1, C′=6", "3×", "U", nothing, missing=NO_RIVAL),
-    Claim("Denton 2014: conv2, G=48, H=2, K=6", "5.3×", "U", nothing, missing=NO_RIVAL),
-    Claim("Denton 2014: FC, K=250/350/250", "13.4/5.8/8.1× fewer weights", "U", nothing,
-          missing=NO_RIVAL),
-    Claim("Jaderberg 2014: CharNet", "2.5× without loss", "C", nothing, missing=NO_RIVAL),
-    Claim("Jaderberg 2014: CharNet", "4.5× at < 1% drop", "C", nothing, missing=NO_RIVAL),
+    *RIVAL_CLAIMS,
 ]  # fmt: skip

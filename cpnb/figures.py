@@ -214,3 +214,43 @@ def tradeoff(rows: list[dict], title: str, paper: dict | None = None):
     right.legend(fontsize=9)
     fig.suptitle(title)
     return fig
+
+
+def methods_compared(points: list[dict], names: dict, title: str = ""):
+    """Accuracy drop after fine-tuning against measured speed-up: one line a method.
+
+    Thin, hollow markers show the same nets before fine-tuning.
+
+    Parameters
+    ----------
+    points : list of dict
+        Keys: method, speedup (×), drop_before, drop_after (percentage points).
+    names : dict
+        Method to its name in the legend, which also sets the order.
+    """
+    fig, ax = plt.subplots(figsize=(9, 5))
+    for (method, name), color, marker in zip(names.items(), CYCLE, MARKERS, strict=False):
+        own = sorted((p for p in points if p["method"] == method), key=lambda p: p["speedup"])
+        if not own:
+            continue
+        x = [p["speedup"] for p in own]
+        style = {"marker": marker, "color": color}
+        ax.plot(x, [p["drop_after"] for p in own], ms=7, label=name, zorder=3, **style)
+        before = [p["drop_before"] for p in own]
+        ax.plot(x, before, ls="", ms=5, mfc="none", mew=0.8, alpha=0.7, **style)
+    ax.axhline(1, color=BLACK, lw=1, ls="--", label="1 point")
+    ax.plot([], [], "o", color=GREY, ms=5, mfc="none", mew=0.8, label="before fine-tuning")
+    ax.set_yscale("symlog", linthresh=2)
+    ticks = [-1, 0, 1, 2, 5, 10, 20, 50]
+    ax.set_yticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    drops = [d for p in points for d in (p["drop_before"], p["drop_after"])]
+    ax.set(
+        xlabel="measured speed-up of the whole net (×)",
+        ylabel="accuracy drop (points)",
+        ylim=(min(0, *drops) - 0.3, max(2, 1.3 * max(drops))),
+        xlim=(0, None),
+        title=title,
+    )
+    ax.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig

@@ -41,6 +41,22 @@ def test_tradeoff_shows_every_run_before_and_after_and_the_papers_point():
     assert "the paper" in [t.get_text() for t in left.get_legend().get_texts()]
 
 
+def test_methods_are_compared_by_a_line_each_and_hollow_markers_before_fine_tuning():
+    points = [
+        {"method": "b", "speedup": 5.0, "drop_before": 30.0, "drop_after": 0.5},
+        {"method": "b", "speedup": 3.0, "drop_before": 9.0, "drop_after": -0.1},
+        {"method": "a", "speedup": 4.0, "drop_before": 20.0, "drop_after": 2.0},
+    ]
+    ax = figures.methods_compared(points, {"a": "A", "b": "B", "c": "C"}).axes[0]
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels == ["A", "B", "1 point", "before fine-tuning"]
+    after, before = ax.lines[2], ax.lines[3]
+    assert list(after.get_xdata()) == [3.0, 5.0] and list(after.get_ydata()) == [-0.1, 0.5]
+    assert list(before.get_ydata()) == [9.0, 30.0] and before.get_markerfacecolor() == "none"
+    assert "points" in ax.get_ylabel() and "×" in ax.get_xlabel()
+    assert ax.get_ylim()[0] < -0.1 and ax.get_ylim()[1] > 30
+
+
 def test_bars_are_labelled_with_their_values():
     ax = figures.measured_beside_bound([{"label": "net", "bound": 9.64, "speedup": 5.21}]).axes[0]
     assert {"9.6×", "5.2×"} <= {t.get_text() for t in ax.texts}

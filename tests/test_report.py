@@ -125,6 +125,92 @@ def test_the_bound_of_the_dense_image_is_checked(bound, verdict):
     assert by_claim(rows)["CharNet on a 240×320 image, bound"].verdict == verdict
 
 
+def rival(method, speedup, drop, seed=0, ranks=(8, 8), **values):
+    """Both rows of a net: its accuracy and its latency."""
+    net = {"method": method, "ranks": list(ranks)}
+    accuracy = {
+        "claim": "charnet-rivals", "dataset": "chars74k", "epochs": 2, "train_size": 8000,
+        "test_size": 1510, "seed": seed, "accuracy_baseline": 0.91, "accuracy_decomposed": 0.8,
+        "accuracy_finetuned": 0.91 - drop / 100,
+    }  # fmt: skip
+    latency = {
+        "claim": "charnet-rivals-latency", "speedup": speedup, "multiplies": 10**6, "bound": 10.0,
+        "fused": method in ("nls", "greedy"), "speedup_optimised": 1.5 * speedup,
+    }  # fmt: skip
+    return [MACHINE | net | accuracy | values, MACHINE | net | latency]
+
+
+AGAINST = "CharNet at ≤ 1 point: CP against the best rival"
+JADERBERG = {goal: f"{goal} (confirmed)" for goal in ("2.5× without loss", "4.5× at < 1% drop")}
+
+
+def jaderberg(rows, goal):
+    (line,) = [line for line in report.lines(rows) if line.paper == JADERBERG[goal]]
+    return line
+
+
+@pytest.mark.parametrize(
+    "speedup,drop,lossless,within",
+    [
+        (5.0, 0.0, "replicated", "replicated"),
+        (5.0, 0.9, "not replicated", "replicated"),
+        (3.0, 0.0, "replicated", "not replicated"),
+        (2.0, 0.0, "not replicated", "not replicated"),
+    ],
+)
+def test_jaderbergs_speed_and_loss_decide_in_one_net(speedup, drop, lossless, within):
+    rows = rival("jaderberg-1", speedup, drop)
+    assert jaderberg(rows, "2.5× without loss").verdict == lossless
+    assert jaderberg(rows, "4.5× at < 1% drop").verdict == within
+    # Neither another method nor a mix of two nets, one fast and one accurate, serves.
+    other = rival("tucker", 9.0, 0.0) + rival("jaderberg-2", 2.0, 0.0)
+    assert jaderberg(other + rows, "4.5× at < 1% drop").verdict == within
+
+
+def test_denton_needs_twice_the_speed_within_a_point():
+    text = "Denton 2014: convolutions"
+    assert by_claim(rival("biclustering", 2.1, 0.9))[text].verdict == "replicated"
+    assert by_claim(rival("biclustering", 2.1, 1.1))[text].verdict == "not replicated"
+    assert by_claim(rival("nls", 2.1, 0.0))[text].here == "–"
+
+
+def test_cp_is_compared_with_the_fastest_rival_within_a_point():
+    rows = [
+        *rival("nls", 5.0, 0.8), *rival("nls", 6.0, 1.5, ranks=(4, 4)),
+        *rival("jaderberg-2", 4.0, 0.9), *rival("tucker", 9.0, 2.0), *rival("greedy", 8.0, 0.0),
+    ]  # fmt: skip
+    line = by_claim(rows)[AGAINST]
+    assert line.verdict == "replicated" and "ratio 1.25" in line.here and "7.5×" in line.here
+    assert by_claim([*rows, *rival("tucker", 9.0, 0.9)])[AGAINST].verdict == "not replicated"
+    assert by_claim(rival("nls", 5.0, 0.8))[AGAINST].here == "–"
+    alone = by_claim(rival("nls", 5.0, 0.8) + rival("tucker", 5.0, 3.0))[AGAINST]
+    assert alone.verdict == "not replicated" and "no net of the rivals" in alone.here
+
+
+def test_seeds_are_averaged_and_runs_in_other_conditions_left_out():
+    seeds = [*rival("jaderberg-2", 5.0, 1.6), *rival("jaderberg-2", 5.0, 0.2, seed=1)]
+    line = jaderberg(seeds, "4.5× at < 1% drop")
+    assert line.verdict == "replicated" and "2 seeds" in line.here
+    older = rival("jaderberg-2", 5.0, 9.0, seed=2, epochs=1)
+    assert jaderberg([*older, *seeds], "4.5× at < 1% drop") == line
+    without_latency = [row for row in seeds if row["claim"] == "charnet-rivals"]
+    assert jaderberg(without_latency, "4.5× at < 1% drop").here == "–"
+
+
+def counts(part, **values):
+    return MACHINE | {"claim": "rivals-counts", "part": part, "what": "a layer"} | values
+
+
+def test_single_layers_of_denton_are_arithmetic_and_speed():
+    text = "Denton 2014: conv1, C′=6"
+    line = by_claim([counts("conv1", bound=2.9, speedup=1.5)])[text]
+    assert line.verdict.startswith("multiplies allow it, measured speed falls short")
+    line = by_claim([counts("conv1", bound=2.0, speedup=3.5)])[text]
+    assert line.verdict.startswith("multiplies do not allow it, measured speed too")
+    line = by_claim([counts("linear", factors=[13.3, 5.9, 3.2])])["Denton 2014: FC, K=250/350/250"]
+    assert "13.3/5.9/3.2×" in line.here and "2 of 3 as told" in line.verdict
+
+
 def test_readme_is_rewritten_between_its_markers(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
