@@ -193,10 +193,13 @@ def show(path=None) -> None:
             print(f"\n{claim}")
             print(table(found).to_string())
     for row in rows_of("solver-memory", path):
-        print(
-            f"\nextra memory {row['shape']}, R={row['rank']}: {row['extra_bytes'] / 1e6:.0f} MB = "
-            f"{row['extra_bytes'] / row['tensor_and_factors_bytes']:.1f} × tensor and factors"
-        )
+        for key, what in (("extra_bytes", "kept by malloc"), ("in_use_bytes", "in use")):
+            if key in row:
+                times = row[key] / row["tensor_and_factors_bytes"]
+                print(
+                    f"\nextra memory {row['shape']}, R={row['rank']}, {what}: "
+                    f"{row[key] / 1e6:.0f} MB = {times:.1f} × tensor and factors"
+                )
 
 
 if __name__ == "__main__":
