@@ -74,7 +74,7 @@ TENSORS = {
     "3×3×256×384": (lambda seed: kernel_like(384, 256, 3, 3), 128, 2.0),
     "3×3×512×512": (lambda seed: kernel_like(512, 512, 3, 3), 512, 5.0),
     # Named before "normal" was there: its unfoldings decay as those of kernels do.
-    "random 20×20×20×20": (lambda seed: kernel_like(20, 20, 20, 20, seed=seed), 20, 0.5),
+    "random 20×20×20×20": (lambda seed: kernel_like(20, 20, 20, 20, seed=seed), 20, 2.0),
     "normal 20×20×20×20": (normal, 20, 0.5),
     "collinear, exact rank 16": (collinear, 16, 0.3),
     "matrix multiplication ⟨2,2,2⟩": (lambda seed: matrix_multiplication(), 7, 0.3),

@@ -28,7 +28,7 @@ FLOORS = [
     ["nls", "als", "squeezenet"],
     ["layers", "samples", "training", "speed", "notebooks", "jaderberg", "denton", "lowrank",
      "reconstruct"],
-    ["rivals", "patches", "fused"],
+    ["rivals", "patches", "fused", "roofline"],
     ["compress"],
     ["inference"],
     ["sweep", "report"],
