@@ -4,9 +4,10 @@
 
 Kernels are fitted plainly; in the metric of their input maps' covariance ("channels"); and to the
 covariance of their whole patches (`cpnb.fit_to_patches`, "patches"). Steps are as many as it takes
-until the fit hardly gains: from 120 to 240 of them its error falls by 1 to 2%. The images are split in two halves by turns: what is fitted to one half is evaluated on the other, so
-each image is evaluated once, by layers that have not seen it (nor its class: each image has its
-own). One record a method.
+until the fit hardly gains: from 120 to 240 of them its error falls by 1 to 2%. The images are split
+in two halves by turns: what is fitted to one half is evaluated on the other, so each image is
+evaluated once, by layers that have not seen it (nor its class: each image has its own). One record
+a method.
 """
 
 import argparse
