@@ -64,7 +64,7 @@ def test_weights_come_from_a_local_file(alexnet, tmp_path):
 
 
 def test_caffe_takes_blue_green_red_of_255_less_its_mean():
-    pixels = torch.tensor([10.0, 100, 200]).view(1, 3, 1, 1).expand(1, 3, 224, 224)
+    pixels = torch.tensor([10.0, 100, 200]).view(1, 3, 1, 1).repeat(1, 1, 224, 224)
     images = CaffeInput()(normalise(pixels, IMAGENET_MEAN, IMAGENET_STD))
     expected = torch.tensor([200.0 - 104, 100 - 117, 10 - 123]).view(1, 3, 1, 1)
     torch.testing.assert_close(images, expected.expand(1, 3, 227, 227), rtol=0, atol=1e-3)
