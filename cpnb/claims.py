@@ -6,33 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import mean, median
-from typing import NamedTuple
 
-YES, NO = "replicated", "not replicated"
-NOT_YET = "not tested yet"
-
-
-class Finding(NamedTuple):
-    """What was measured, the verdict, and the runs that both rest on."""
-
-    here: str
-    verdict: str
-    runs: list[dict]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim; ``missing`` is its verdict while nothing is recorded."""
-
-    text: str
-    paper: str
-    mark: str
-    find: Callable[[list[dict]], Finding | None]
-    command: str = ""
-    missing: str = NOT_YET
+from cpnb.alexnet_claims import ALEXNET_CLAIMS
+from cpnb.findings import NO, YES, Claim, Finding
 
 
 def _runs(rows: list[dict], **wanted) -> list[dict]:
@@ -191,26 +168,6 @@ def dense_image(rows):
     return Finding(here, "bound confirmed" if abs(bound / 33.6 - 1) < 0.01 else NO, runs)
 
 
-def small_alexnet(rank: int):
-    """The claim at one rank, on the small AlexNet: same conv2, other data, so accuracy alone."""
-
-    def finding(rows):
-        runs = _runs(rows, claim="alexnet-finetune", method="nls", rank=rank)[-1:]
-        if not runs:
-            return None
-        drop = 100 * (runs[0]["accuracy_baseline"] - runs[0]["accuracy_finetuned"])
-        here = (
-            f"a small AlexNet with the same conv2, on CIFAR-10: {runs[0]['accuracy_baseline']:.1%} "
-            f"→ {runs[0]['accuracy_finetuned']:.1%} top-1 after fine-tuning, one seed, at a "
-            "learning rate that was chosen on test images; relative error of the kernel "
-            f"{runs[0]['rel_error']:.2f}"
-        )
-        verdict = "accuracy replicated, on a small net and other data; ImageNet's needs its images"
-        return Finding(here, verdict if drop <= 1 else NO, runs)
-
-    return finding
-
-
 def nothing(rows):
     return None
 
@@ -222,9 +179,7 @@ RUN_03 = RUN.format("03_decompose.ipynb")
 RUN_04 = RUN.format("04_finetune.ipynb") + " --grid seed=0,1,2"
 RUN_05 = RUN.format("05_speedup.ipynb")
 NO_GPU = "not tested yet: no GPU run recorded"
-NO_ALEXNET = "not tested yet: needs AlexNet and ImageNet"
 NO_RIVAL = "not tested yet: the method is built, no comparison is recorded"
-RUN_ALEXNET = ".venv/bin/python benchmarks/alexnet.py finetune --ranks {} --methods nls"
 
 CLAIMS = [
     Claim("CharNet, the baseline", "91.0% on ICDAR-2003", "C", baseline, RUN_02),
@@ -238,11 +193,7 @@ CLAIMS = [
     Claim("Low-rank CP is unstable", "limits larger nets", "U", instability, RUN_03),
     Claim("GPU speed-up", "present, smaller than CPU's", "U", gpu_speedup, RUN_05, NO_GPU),
     Claim("CharNet on a 240×320 image, bound", "33.6×", "A", dense_image, RUN_05),
-    Claim("AlexNet conv2", "4×, top-5 error +1%", "C", nothing, missing=NO_ALEXNET),
-    Claim("AlexNet conv2, R=200", "3.6× at ~0.5% drop", "U", small_alexnet(200),
-          RUN_ALEXNET.format(200), missing=NO_ALEXNET),
-    Claim("AlexNet conv2, R=140", "4.5× at ~1% drop", "U", small_alexnet(140),
-          RUN_ALEXNET.format(140), missing=NO_ALEXNET),
+    *ALEXNET_CLAIMS,
     Claim("Denton 2014: convolutions", "2× within 1%", "C", nothing, missing=NO_RIVAL),
     Claim("Denton 2014: conv1, C′=6", "3×", "U", nothing, missing=NO_RIVAL),
     Claim("Denton 2014: conv2, G=48, H=2, K=6", "5.3×", "U", nothing, missing=NO_RIVAL),

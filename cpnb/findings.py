@@ -1,0 +1,30 @@
+"""What the table of claims is made of: a claim, a finding, and the two plain verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+YES, NO = "replicated", "not replicated"
+NOT_YET = "not tested yet"
+
+
+class Finding(NamedTuple):
+    """What was measured, the verdict, and the runs that both rest on."""
+
+    here: str
+    verdict: str
+    runs: list[dict]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim; ``missing`` is its verdict while nothing is recorded."""
+
+    text: str
+    paper: str
+    mark: str
+    find: Callable[[list[dict]], Finding | None]
+    command: str = ""
+    missing: str = NOT_YET
