@@ -21,7 +21,11 @@ OWN = (PLAIN, STABLE, "cpnb ALS")
 
 
 def rows_of(claim: str, path=None) -> list[dict]:
-    return cpnb.recorded(path, claim=claim)
+    """All rows of a claim; of the comparison, the newest of each tensor, solver and seed."""
+    rows = cpnb.recorded(path, claim=claim)
+    if claim == "solver-benchmark":
+        rows = list({(r["tensor"], r["method"], r["seed"]): r for r in rows}.values())
+    return rows
 
 
 def time_to(row: dict, error: float) -> float:
