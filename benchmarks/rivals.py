@@ -16,7 +16,6 @@ import copy
 import functools
 import math
 import time
-import warnings
 
 import torch
 
@@ -237,7 +236,8 @@ def latency(net, options):
             if done("charnet-rivals-latency", key):
                 continue
             small = with_random_factors(net, method, ranks)
-            fast, chosen = optimised(net, small, example)
+            fast = cpnb.optimize_for_inference(small, example)
+            chosen = {" + ".join(c.names): c.path for c in fast.report.choices}
             nets = {"dense": net, "factored": small, "optimised": fast}
             found = cpnb.measure_fastest(nets, example, seconds=options.seconds)
             times = {name: value for name, (_, value) in found.items()}
@@ -247,34 +247,11 @@ def latency(net, options):
                 "charnet-rivals-latency", **key, layers=list(ranks), input=list(example.shape),
                 multiplies=count, multiplies_dense=dense_count, bound=dense_count / count,
                 latencies=times, layouts={name: layout for name, (layout, _) in found.items()},
-                speedup=ratios["factored"], fused=method in CP, chosen=chosen,
+                speedup=ratios["factored"], chosen=chosen,
+                # Biclustering sorts its maps and is left as it is; conv1 is optimised in any net.
+                fused=any(names.startswith(LAYERS) for names in chosen),
                 speedup_optimised=max(ratios["factored"], ratios["optimised"]),
             )  # fmt: skip
-
-
-def optimised(net, small, example) -> tuple:
-    """The net made fast, and the path of each chain of layers.
-
-    `optimize_for_inference` knows CP layers, and returns a net without any as it is. So that the
-    rivals do not lose by the part that is the same in all nets, they get the fused conv1.
-    """
-    with warnings.catch_warnings(record=True):  # it warns where it finds nothing to fuse
-        warnings.simplefilter("always")
-        fast = cpnb.optimize_for_inference(small, example)
-    if fast.report.choices:
-        return fast, {" + ".join(c.names): c.path for c in fast.report.choices}
-    front, path = fused_front(net, example)
-    fast.conv1, fast.maxout1 = copy.deepcopy((front.conv1, front.maxout1))
-    return fast, path
-
-
-@functools.cache
-def fused_front(net, example) -> tuple:
-    """A net whose conv1 is as it would be in the optimised CP net, and the path chosen for it."""
-    small = with_random_factors(net, "nls", dict.fromkeys(LAYERS, 1))
-    front = cpnb.optimize_for_inference(small, example)
-    paths = {" + ".join(c.names): c.path for c in front.report.choices}
-    return front, {names: path for names, path in paths.items() if names.startswith("conv1")}
 
 
 def with_random_factors(net, method: str, ranks: dict):

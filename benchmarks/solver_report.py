@@ -21,7 +21,11 @@ OWN = (PLAIN, STABLE, "cpnb ALS")
 
 
 def rows_of(claim: str, path=None) -> list[dict]:
-    return cpnb.recorded(path, claim=claim)
+    """All rows of a claim; of the comparison, the newest of each tensor, solver and seed."""
+    rows = cpnb.recorded(path, claim=claim)
+    if claim == "solver-benchmark":
+        rows = list({(r["tensor"], r["method"], r["seed"]): r for r in rows}.values())
+    return rows
 
 
 def time_to(row: dict, error: float) -> float:
@@ -193,10 +197,13 @@ def show(path=None) -> None:
             print(f"\n{claim}")
             print(table(found).to_string())
     for row in rows_of("solver-memory", path):
-        print(
-            f"\nextra memory {row['shape']}, R={row['rank']}: {row['extra_bytes'] / 1e6:.0f} MB = "
-            f"{row['extra_bytes'] / row['tensor_and_factors_bytes']:.1f} × tensor and factors"
-        )
+        for key, what in (("extra_bytes", "kept by malloc"), ("in_use_bytes", "in use")):
+            if key in row:
+                times = row[key] / row["tensor_and_factors_bytes"]
+                print(
+                    f"\nextra memory {row['shape']}, R={row['rank']}, {what}: "
+                    f"{row[key] / 1e6:.0f} MB = {times:.1f} × tensor and factors"
+                )
 
 
 if __name__ == "__main__":

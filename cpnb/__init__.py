@@ -3,7 +3,14 @@
 The module behind the notebooks that replicate Lebedev et al. (ICLR 2015, arXiv 1412.6553).
 """
 
-from cpnb.alexnet import AlexNet, SmallAlexNet, block_diagonal, load_alexnet, load_small_alexnet
+from cpnb.alexnet import (
+    AlexNet,
+    SmallAlexNet,
+    block_diagonal,
+    load_alexnet,
+    load_small_alexnet,
+    open_alexnet,
+)
 from cpnb.als import cp_als, cp_greedy
 from cpnb.checkpoints import CheckpointError, load_weights, save_weights
 from cpnb.compress import decompose, get_convolution
@@ -47,7 +54,8 @@ __all__ = [
     "flip_and_crop", "get_convolution", "gradient_weights", "input_covariance", "load_alexnet",
     "load_charnet", "load_dataset", "load_small_alexnet", "load_squeezenet", "load_weights",
     "measure_fastest", "measure_interleaved", "measure_latency", "multiplies_per_layer",
-    "optimize_for_inference", "patch_moments", "pick_device", "rank_for", "reconstruct_on_data",
+    "open_alexnet", "optimize_for_inference", "patch_moments", "pick_device", "rank_for",
+    "reconstruct_on_data",
     "record", "recorded", "results_folder", "results_path", "save_weights", "speedup",
     "topk_accuracy", "train", "training_samples",
 ]  # fmt: skip

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from cpnb.checkpoints import load_shipped, load_weights
+from cpnb.checkpoints import load_shipped, load_weights, names_in
+from cpnb.images import IMAGENET_MEAN, IMAGENET_STD
 
+CAFFE_MEAN = (104.0, 117.0, 123.0)  # blue, green, red, of 255: ImageNet's, in Caffe's nets
 SMALL_WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "alexnet-cifar10.safetensors"
 
 
@@ -113,6 +116,54 @@ def load_small_alexnet(path=None) -> SmallAlexNet:
     Errors are those of :func:`load_alexnet`.
     """
     return load_shipped(SmallAlexNet(), path, SMALL_WEIGHTS, "data/train_alexnet.py trains one")
+
+
+class CaffeInput(nn.Module):
+    """Images as torchvision's nets take them, (N, 3, H, W), as those that Caffe's AlexNet takes.
+
+    Red, green, blue of zero mean and unit deviation become blue, green, red of 0 to 255 less
+    Caffe's mean, and 227×227 pixels. It has no parameters.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        def column(values):
+            return x.new_tensor(values).view(1, 3, 1, 1)
+
+        colours = 255 * (x * column(IMAGENET_STD) + column(IMAGENET_MEAN))
+        images = colours.flip(1) - column(CAFFE_MEAN)
+        if images.shape[-2:] == (227, 227):
+            return images
+        return F.interpolate(images, (227, 227), mode="bilinear")
+
+
+def open_alexnet(weights=None) -> tuple[nn.Module, str]:
+    """An AlexNet in evaluation mode, and the name of its conv2.
+
+    Parameters
+    ----------
+    weights : path-like or "torchvision", optional
+        By default the small one that ships, for CIFAR-10. "torchvision": its AlexNet, whose
+        ImageNet weights it downloads. A safetensors file: of the small one, of torchvision's or of
+        Caffe's, whichever layers it names. Caffe's net comes behind :class:`CaffeInput`, so that
+        both large ones take (N, 3, 224, 224) as :func:`cpnb.load_dataset` gives ImageNet.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        As :func:`load_alexnet`.
+    """
+    named = [] if weights in (None, "torchvision") else names_in(weights)
+    if weights is None or "fc.weight" in named:
+        return load_small_alexnet(weights), "conv2"
+    if weights == "torchvision" or "features.0.weight" in named:
+        from torchvision.models import alexnet  # here: it takes a second to import
+
+        model = alexnet(weights=None if named else "DEFAULT")
+        if named:
+            load_weights(model, weights)
+        return model.eval(), "features.3"
+    parts = OrderedDict(prepare=CaffeInput(), net=load_alexnet(weights))
+    return nn.Sequential(parts).eval(), "net.conv2"
 
 
 @torch.no_grad()

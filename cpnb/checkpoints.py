@@ -67,6 +67,11 @@ def load_weights(model: nn.Module, path) -> dict:
     return {key: _decode(value) for key, value in header.items()}
 
 
+def names_in(path) -> list[str]:
+    """Names of the tensors of a safetensors file; errors are those of `load_weights`."""
+    return list(_read(path)[0])
+
+
 def load_shipped(model: nn.Module, path, shipped: Path, how: str) -> nn.Module:
     """``model`` in evaluation mode with the weights of ``path``, by default of the file that ships.
 

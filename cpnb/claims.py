@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from statistics import mean, median
 
+from cpnb.alexnet_claims import ALEXNET_CLAIMS
 from cpnb.findings import NO, YES, Claim, Finding
 from cpnb.rival_claims import RIVAL_CLAIMS
 
@@ -168,30 +169,6 @@ def dense_image(rows):
     return Finding(here, "bound confirmed" if abs(bound / 33.6 - 1) < 0.01 else NO, runs)
 
 
-def small_alexnet(rank: int):
-    """The claim at one rank, on the small AlexNet: same conv2, other data, so accuracy alone."""
-
-    def finding(rows):
-        runs = _runs(rows, claim="alexnet-finetune", method="nls", rank=rank)[-1:]
-        if not runs:
-            return None
-        drop = 100 * (runs[0]["accuracy_baseline"] - runs[0]["accuracy_finetuned"])
-        here = (
-            f"a small AlexNet with the same conv2, on CIFAR-10: {runs[0]['accuracy_baseline']:.1%} "
-            f"→ {runs[0]['accuracy_finetuned']:.1%} top-1 after fine-tuning, one seed, at a "
-            "learning rate that was chosen on test images; relative error of the kernel "
-            f"{runs[0]['rel_error']:.2f}"
-        )
-        verdict = "accuracy replicated, on a small net and other data; ImageNet's needs its images"
-        return Finding(here, verdict if drop <= 1 else NO, runs)
-
-    return finding
-
-
-def nothing(rows):
-    return None
-
-
 RANKS_64 = {"conv2": 64, "conv3": 64}
 RUN = ".venv/bin/python -m cpnb.sweep notebooks/{} --parameters notebooks/parameters/full.yaml"
 RUN_02 = RUN.format("02_train_charnet.ipynb")
@@ -199,8 +176,6 @@ RUN_03 = RUN.format("03_decompose.ipynb")
 RUN_04 = RUN.format("04_finetune.ipynb") + " --grid seed=0,1,2"
 RUN_05 = RUN.format("05_speedup.ipynb")
 NO_GPU = "not tested yet: no GPU run recorded"
-NO_ALEXNET = "not tested yet: needs AlexNet and ImageNet"
-RUN_ALEXNET = ".venv/bin/python benchmarks/alexnet.py finetune --ranks {} --methods nls"
 
 CLAIMS = [
     Claim("CharNet, the baseline", "91.0% on ICDAR-2003", "C", baseline, RUN_02),
@@ -214,10 +189,6 @@ CLAIMS = [
     Claim("Low-rank CP is unstable", "limits larger nets", "U", instability, RUN_03),
     Claim("GPU speed-up", "present, smaller than CPU's", "U", gpu_speedup, RUN_05, NO_GPU),
     Claim("CharNet on a 240×320 image, bound", "33.6×", "A", dense_image, RUN_05),
-    Claim("AlexNet conv2", "4×, top-5 error +1%", "C", nothing, missing=NO_ALEXNET),
-    Claim("AlexNet conv2, R=200", "3.6× at ~0.5% drop", "U", small_alexnet(200),
-          RUN_ALEXNET.format(200), missing=NO_ALEXNET),
-    Claim("AlexNet conv2, R=140", "4.5× at ~1% drop", "U", small_alexnet(140),
-          RUN_ALEXNET.format(140), missing=NO_ALEXNET),
+    *ALEXNET_CLAIMS,
     *RIVAL_CLAIMS,
 ]  # fmt: skip

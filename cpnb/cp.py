@@ -126,12 +126,13 @@ def balancing_scales(factors: list[Tensor]) -> Tensor:
 def cholesky(matrix: Tensor, shift: Tensor | float = 0.0) -> Tensor:
     """Lower Cholesky factors of ``matrix`` (..., R, R) + the least multiple of I that makes them
     exist, tried from ``shift`` (..., 1, 1) on."""
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     least = matrix.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
     least = (10 * torch.finfo(matrix.dtype).eps * least).clamp(min=torch.finfo(matrix.dtype).tiny)
     shift = least + shift
     for _ in range(17):  # up to about the matrix itself
-        factor, info = torch.linalg.cholesky_ex(matrix + shift * eye)
+        shifted = matrix.clone()
+        shifted.diagonal(dim1=-2, dim2=-1).add_(shift[..., 0])
+        factor, info = torch.linalg.cholesky_ex(shifted)
         if not bool(info.any()):
             break
         shift = torch.where(info[..., None, None] > 0, 10 * shift, shift)

@@ -8,6 +8,7 @@ norm of the approximation are dealt with here, once.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +44,12 @@ class FactoredConv2d(Factored):
     """Base of the rivals' layers.
 
     A subclass says how it approximates kernels (``fit``), builds its parts from the result
-    (``__init__``), rebuilds the kernel (``kernel``) and computes (``forward``). Its part ``first``
-    sees the S input maps, its part ``last`` makes the T output maps and carries the bias.
+    (``__init__``), rebuilds the kernel (``kernel``) and names its parts in the order they run
+    (``CHAIN``), or computes by itself (``forward``). Its part ``first`` sees the S input maps, its
+    part ``last`` makes the T output maps and carries the bias.
     """
 
+    CHAIN: tuple[str, ...] = ()
     first: nn.Conv2d
     last: nn.Conv2d
 
@@ -108,6 +111,17 @@ class FactoredConv2d(Factored):
     def kernel(self) -> Tensor:
         """The rebuilt kernel, (T, S/groups, d_y, d_x)."""
         raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, S, H, W) → (N, T, H', W')."""
+        for name in self.CHAIN:
+            x = getattr(self, name)(x)
+        return x
+
+    def as_sequential(self) -> nn.Sequential | None:
+        """The parts, shared with this layer, or None where it does more than run them in turn."""
+        parts = OrderedDict((name, getattr(self, name)) for name in self.CHAIN)
+        return nn.Sequential(parts) if parts else None
 
     @torch.no_grad()
     def to_conv(self) -> nn.Conv2d:

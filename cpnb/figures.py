@@ -159,6 +159,42 @@ def measured_beside_bound(rows: list[dict], title: str = ""):
     return fig
 
 
+def roofline(stages: dict, rates):
+    """GFLOP/s of each stage against its operations a byte, under the machine's roof (log-log).
+
+    Parameters
+    ----------
+    stages : dict of str to list of dict
+        Net's name to what :func:`cpnb.roofline.time_stages` returned; stages without arithmetic
+        are left out.
+    rates : cpnb.roofline.Rates
+    """
+    fig, ax = plt.subplots(figsize=(8, 4.6))
+    most = 1
+    for (net, rows), color, marker in zip(stages.items(), CYCLE, MARKERS, strict=False):
+        rows = [row for row in rows if row["multiplies"]]
+        x = [2 * row["multiplies"] / row["bytes"] for row in rows]
+        y = [2 * row["multiplies"] / row["ms"] / 1e6 for row in rows]
+        ax.plot(x, y, marker, color=color, label=net, ms=8)
+        most = max(most, *x)
+        for i, (row, *place) in enumerate(zip(rows, x, y, strict=True)):
+            # Both sides in turns: a layer's two depthwise stages lie on one spot.
+            shift, side = ((7, 3), "left") if i % 2 else ((-7, -9), "right")
+            ax.annotate(
+                row["stage"], place, xytext=shift, textcoords="offset points", ha=side,
+                fontsize=8, color=color,
+            )  # fmt: skip
+    grid = np.geomspace(0.05, 4 * most, 200)
+    label = f"roof: {rates.gflops:.0f} GFLOP/s, {rates.gbytes:.0f} GB/s"
+    ax.plot(grid, rates.roof(grid), color=BLACK, lw=1.5, label=label)
+    ax.set(
+        xscale="log", yscale="log", xlabel="operations a byte moved (FLOP/B)",
+        ylabel="rate reached (GFLOP/s)",
+    )  # fmt: skip
+    ax.legend(fontsize=9, loc="lower right")
+    return fig
+
+
 def tradeoff(rows: list[dict], title: str, paper: dict | None = None):
     """Accuracy drop against measured speed-up, before and after fine-tuning.
 

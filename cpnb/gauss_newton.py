@@ -90,9 +90,7 @@ class ReducedModel:
         self.kept = [n for n in range(len(factors)) if n != e]
         self.factors = [factors[n] for n in self.kept]
         self.sizes = [u.shape[-2] for u in self.factors]
-        rank = factors[0].shape[-1]
-        self.eye = torch.eye(rank, dtype=mu.dtype, device=mu.device)
-        lift = 1 + mu * self.eye
+        lift = 1 + mu * torch.eye(factors[0].shape[-1], dtype=mu.dtype, device=mu.device)
         gamma_e, self.gram_e = hadamard_but(grams, e), grams[e]
         self.gamma_e = gamma_e * lift
         plain = [hadamard_but(grams, n) for n in self.kept]
@@ -138,23 +136,24 @@ class ReducedModel:
         """(S + λI) x with S the Schur complement of mode e in JᵀJ + μ·(terms' own JᵀJ)."""
         parts = x.split(self.sizes, dim=-2)
         inner = [p.mT @ u for p, u in zip(parts, self.factors, strict=True)]
-        mixed_e = _sum(c * i for c, i in zip(self.cross_e, inner, strict=True)) @ self.inverse_e
+        mixed_e = self.cross_e[0] * inner[0]
+        for c, i in zip(self.cross_e[1:], inner[1:], strict=True):
+            mixed_e = mixed_e.addcmul_(c, i)
+        mixed_e = mixed_e @ self.inverse_e
         if self.binds:
             shortfall = dot(self.normal, x) - self.on * dot(self.normal_e, mixed_e)
             multiplier = shortfall / self.stiffness
-            mixed_e = mixed_e + multiplier * self.tilt
+            mixed_e = torch.addcmul(mixed_e, multiplier, self.tilt)
         back = mixed_e.mT @ self.gram_e
         out = []
         for n, (p, u) in enumerate(zip(parts, self.factors, strict=True)):
             mixed = -self.cross_e[n] * back
             for m, i in enumerate(inner):
                 if m != n:
-                    mixed = torch.addcmul(mixed, self.cross[min(n, m), max(n, m)], i)
-            out.append(p @ self.gamma[n] + u @ mixed)
-        out = torch.cat(out, dim=-2)
-        if self.binds:
-            out = out + multiplier * self.normal
-        return out + self.damping * x
+                    mixed = mixed.addcmul_(self.cross[min(n, m), max(n, m)], i)
+            out.append((p @ self.gamma[n]).add_(u @ mixed))
+        out = torch.cat(out, dim=-2).addcmul_(self.damping, x)
+        return out.addcmul_(multiplier, self.normal) if self.binds else out
 
     def precondition(self, x: Tensor) -> Tensor:
         """Block Jacobi: X_n (Γ_n + λI)⁻¹."""
@@ -172,12 +171,15 @@ class ReducedModel:
             )
         # m(0) − m(s) = −⟨∇,s⟩ − ½⟨s, S s⟩, and S s = −∇ − residual − λs.
         predicted = 0.5 * (dot(step, residual - self.gradient) + damping * dot(step, step))
+        # R×R each, of this λ only, and the trial point is about to need as much.
+        self.inverse_e = self.inverse = self.normal_e = self.tilt = None
         return list(step.split(self.sizes, dim=-2)), predicted, count
 
     def _dense_step(self) -> tuple[Tensor, Tensor, int]:
         rows, rank = self.gradient.shape[-2:]
         lead = self.gradient.shape[:-2]
-        units = torch.eye(rows * rank, dtype=self.eye.dtype, device=self.eye.device)
+        like = self.gradient
+        units = torch.eye(rows * rank, dtype=like.dtype, device=like.device)
         units = units.reshape(-1, *[1] * len(lead), rows, rank).expand(-1, *lead, -1, -1)
         matrix = self.product(units).flatten(-2).movedim(0, -1)
         matrix = 0.5 * (matrix + matrix.mT)
@@ -187,13 +189,10 @@ class ReducedModel:
         return step, -self.gradient - self.product(step), 0
 
 
-def _sum(tensors) -> Tensor:
-    first, *rest = tensors
-    return sum(rest, start=first)
-
-
 def conjugate_gradients(product, rhs: Tensor, precondition) -> tuple[Tensor, Tensor, int]:
     """Preconditioned CG from zero on a batch of ``product(x) = rhs``.
+
+    Vectors are updated in place, so ``precondition`` has to return a new one.
 
     Returns
     -------
@@ -211,12 +210,12 @@ def conjugate_gradients(product, rhs: Tensor, precondition) -> tuple[Tensor, Ten
         # Nothing moves in a problem that is solved (or where rounding has eaten the curvature).
         go = (dot(residual, residual) > target) & (curvature > 0)
         alpha = torch.where(go, rz / curvature, torch.zeros_like(rz))
-        x = torch.addcmul(x, alpha, direction)
-        residual = torch.addcmul(residual, alpha, image, value=-1)
+        x.addcmul_(alpha, direction)
+        residual.addcmul_(alpha, image, value=-1)
         if count % look_every == 0 and not bool((go & (dot(residual, residual) > target)).any()):
             break
         z = precondition(residual)
         rz, previous = dot(residual, z), rz
         beta = torch.where(go, rz / previous, torch.zeros_like(rz))
-        direction = torch.addcmul(z, beta, direction)
+        direction = z.addcmul_(beta, direction)
     return x, residual, count

@@ -14,6 +14,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
+from cpnb.factored import FactoredConv2d
 from cpnb.fused.chain import Chain
 from cpnb.fused.choice import Report, fastest
 from cpnb.layers import CPConv2d
@@ -27,12 +28,13 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     input it gets from `example`, with PyTorch's present number of threads: dense, factored, fused
     in plain PyTorch, and fused by a C++ kernel that is compiled once for the machine. The fastest
     takes its place. In an ``nn.Sequential`` it takes in the maxout, ReLU and 1x1 convolutions
-    behind it, if `example` shows that the one's output is the other's input.
+    behind it, if `example` shows that the one's output is the other's input. The rivals' layers
+    are taken apart: each of their convolutions is measured for itself.
 
     Parameters
     ----------
     model : nn.Module
-        With `CPConv2d` layers, as `cpnb.decompose` makes them. Left untouched.
+        With `CPConv2d` or rivals' layers, as `cpnb.decompose` makes them. Left untouched.
     example : Tensor
         A batch (N, S, H, W) of the size to be fast on. Other sizes work too.
 
@@ -58,8 +60,9 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     """
     check_pair("optimize_for_inference", model, example)
     fast = copy.deepcopy(model).eval().requires_grad_(False)
-    if not any(isinstance(module, CPConv2d) for module in fast.modules()):
+    if not any(isinstance(module, (CPConv2d, FactoredConv2d)) for module in fast.modules()):
         return _remarked(fast, Report(), "no factored layer (CPConv2d): returned as it is")
+    fast = _taken_apart(fast)
     with torch.no_grad():
         calls, expected = _observe(fast, example)
         for fuse in (True, False):
@@ -73,6 +76,19 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
             )
     candidate.report = report
     return candidate
+
+
+def _taken_apart(model: nn.Module) -> nn.Module:
+    """The model with the rivals' layers as the plain convolutions that they run one by one."""
+    for name, module in list(model.named_modules()):
+        parts = module.as_sequential() if isinstance(module, FactoredConv2d) else None
+        if parts is None or module._forward_hooks or module._forward_pre_hooks:
+            continue
+        if not name:
+            return parts.eval()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, parts.eval())
+    return model
 
 
 def _remarked(model: nn.Module, report: Report, remark: str) -> nn.Module:
@@ -126,15 +142,27 @@ def _chains(model: nn.Module, calls: dict, fuse: bool) -> list[list[str]]:
             chains.append([name])  # in no nn.Sequential, or the first of it would have taken it
         if not isinstance(module, nn.Sequential):
             continue
-        prefix = f"{name}." if name else ""
-        children = [(prefix + child, layer) for child, layer in module.named_children()]
+        children = [child for child in _flat(name, module) if child[0] not in taken]
         while children:
             length = _length(children, calls, fuse)
+            taken.update(child for child, _ in children[: max(length, 1)])
             if length:
                 chains.append([child for child, _ in children[:length]])
-                taken.update(chains[-1])
             children = children[max(length, 1) :]
     return chains
+
+
+def _flat(name: str, module: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """The layers in the order they run, those of plain ``nn.Sequential`` parts too."""
+    found = []
+    for child, layer in module.named_children():
+        path = f"{name}.{child}" if name else child
+        nested = type(layer) is nn.Sequential
+        if nested and not (layer._forward_hooks or layer._forward_pre_hooks):
+            found += _flat(path, layer)
+        else:
+            found.append((path, layer))
+    return found
 
 
 def _length(children: list[tuple[str, nn.Module]], calls: dict, fuse: bool) -> int:

@@ -23,6 +23,8 @@ class VerticalHorizontal(FactoredConv2d):
     ``rank`` is K, of each group; at most min(S d_y, T d_x), where it is exact.
     """
 
+    CHAIN = ("first", "last")
+
     def __init__(self, conv: nn.Conv2d, rank: int, factors: list[tuple[Tensor, Tensor]]):
         super().__init__(conv, rank)
         groups, mid = conv.groups, conv.groups * rank
@@ -53,10 +55,6 @@ class VerticalHorizontal(FactoredConv2d):
         parts = zip(self.first.weight.chunk(groups), self.last.weight.chunk(groups), strict=True)
         return torch.cat([torch.einsum("ksi,tkj->tsij", v[..., 0], h[:, :, 0]) for v, h in parts])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, S, H, W) → (N, T, H', W')."""
-        return self.last(self.first(x))
-
 
 class SeparableBasis(FactoredConv2d):
     """Scheme 1: M separable basis filters for each input map, then a linear mix of them.
@@ -67,6 +65,8 @@ class SeparableBasis(FactoredConv2d):
 
     ``rank`` is M; at most d_y d_x, where it is exact.
     """
+
+    CHAIN = ("first", "horizontal", "last")
 
     def __init__(self, conv: nn.Conv2d, rank: int, factors: list[tuple[Tensor, Tensor, Tensor]]):
         super().__init__(conv, rank)
@@ -115,10 +115,6 @@ class SeparableBasis(FactoredConv2d):
         mix = self.last.weight.view(self.options["out_channels"], maps // groups, self.rank)
         parts = zip(mix.chunk(groups), v.chunk(groups), h.chunk(groups), strict=True)
         return torch.cat([torch.einsum("tsm,smi,smj->tsij", *part) for part in parts])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, S, H, W) → (N, T, H', W')."""
-        return self.last(self.horizontal(self.first(x)))
 
 
 def _rank_m(filters: Tensor, rank: int, options: dict) -> list[Tensor]:

@@ -90,6 +90,8 @@ class TuckerConv2d(FactoredConv2d):
     mode alone keeps e of ‖W‖²; or "vbmf": the ranks that variational Bayes tells from noise.
     """
 
+    CHAIN = ("first", "core", "last")
+
     def __init__(self, conv: nn.Conv2d, rank, factors: list[tuple[Tensor, Tensor, Tensor]]):
         super().__init__(conv, rank)
         # Ranks found from data may differ from group to group; the smaller one gets zeros.
@@ -144,10 +146,6 @@ class TuckerConv2d(FactoredConv2d):
                 for v, c, u in zip(*parts, strict=True)
             ]
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, S, H, W) → (N, T, H', W')."""
-        return self.last(self.core(self.first(x)))
 
     def extra_repr(self) -> str:
         return f"ranks={self.ranks}, {super().extra_repr()}"

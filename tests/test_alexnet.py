@@ -10,8 +10,17 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import cpnb
-from cpnb.alexnet import AlexNet, SmallAlexNet, block_diagonal, load_alexnet, load_small_alexnet
+from cpnb.alexnet import (
+    AlexNet,
+    CaffeInput,
+    SmallAlexNet,
+    block_diagonal,
+    load_alexnet,
+    load_small_alexnet,
+    open_alexnet,
+)
 from cpnb.checkpoints import CheckpointError
+from cpnb.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from cpnb.squeezenet import expand_layers, load_squeezenet, rank_for
 
 SQUEEZENET = os.path.join(os.environ.get("CPNB_DATA", ""), "squeezenet1_1.safetensors")
@@ -52,6 +61,32 @@ def test_weights_come_from_a_local_file(alexnet, tmp_path):
         load_alexnet(path)
     with pytest.raises(FileNotFoundError):
         load_alexnet(tmp_path / "none.safetensors")
+
+
+def test_caffe_takes_blue_green_red_of_255_less_its_mean():
+    pixels = torch.tensor([10.0, 100, 200]).view(1, 3, 1, 1).repeat(1, 1, 224, 224)
+    images = CaffeInput()(normalise(pixels, IMAGENET_MEAN, IMAGENET_STD))
+    expected = torch.tensor([200.0 - 104, 100 - 117, 10 - 123]).view(1, 3, 1, 1)
+    torch.testing.assert_close(images, expected.expand(1, 3, 227, 227), rtol=0, atol=1e-3)
+
+
+def test_a_file_tells_which_alexnet_it_is_of(alexnet, tmp_path):
+    from torchvision.models import alexnet as torchvisions
+
+    path, x = tmp_path / "weights.safetensors", torch.randn(1, 3, 224, 224)
+    cpnb.save_weights(alexnet, path)
+    net, layer = open_alexnet(path)
+    assert layer == "net.conv2" and cpnb.get_convolution(net, layer).groups == 2
+    torch.testing.assert_close(net(x), alexnet(CaffeInput()(x)))
+    other = torchvisions().eval()
+    cpnb.save_weights(other, path)
+    net, layer = open_alexnet(path)
+    assert torch.equal(net(x), other(x))
+    assert cpnb.get_convolution(net, layer).weight.shape == (192, 64, 5, 5)
+    small, layer = open_alexnet()
+    cpnb.save_weights(small, path)
+    again, _ = open_alexnet(path)
+    assert torch.equal(again.conv2.weight, cpnb.get_convolution(small, layer).weight)
 
 
 def test_small_alexnet():

@@ -12,10 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import bench_solver  # noqa: E402
 import peers  # noqa: E402
 import solver_report  # noqa: E402
+import tensors  # noqa: E402
 
 
 def test_matrix_multiplication_multiplies_matrices_and_has_rank_seven():
-    tensor = bench_solver.matrix_multiplication()
+    tensor = tensors.matrix_multiplication()
     a, b = torch.randn(2, 2, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
     product = torch.einsum("ijk,i,j->k", tensor, a.flatten(), b.flatten()).reshape(2, 2).T
     torch.testing.assert_close(product, a @ b)
@@ -44,7 +45,7 @@ def test_error_and_degeneracy_of_foreign_factors():
 
 @pytest.mark.parametrize("solver", ["cpnb, plain", "cpnb, stable", "cpnb ALS", "TensorLy"])
 def test_solvers_that_are_always_there_run_within_their_time(solver):
-    tensor, _ = bench_solver.normalise(bench_solver.kernel_like(6, 5, 3, 3))
+    tensor, _ = bench_solver.normalise(tensors.kernel_like(6, 5, 3, 3))
     first = bench_solver.start(tensor, 4, "svd", 0)
     trace = peers.installed()[solver](tensor, 4, first, 0, 0.2)
     assert 0 < trace.final < 1 and trace.seconds == sorted(trace.seconds)

@@ -12,6 +12,7 @@ import cpnb
 from cpnb.fused import choice, native
 from cpnb.fused.module import FusedConv
 from cpnb.inference import optimize_for_inference
+from cpnb.jaderberg import VerticalHorizontal
 from cpnb.layers import CPConv2d
 from cpnb.nets import Maxout
 
@@ -80,6 +81,55 @@ def test_dropout_between_layers_is_passed():
     net.conv2 = CPConv2d(net.conv2, 8)
     fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24))
     assert_same(fast, net, torch.randn(2, 1, 24, 24))
+
+
+RIVALS = {
+    "jaderberg": {"rank": 6, "scheme": 2},
+    "jaderberg, scheme 1": {"rank": 2, "scheme": 1},
+    "tucker": {"rank": (3, 5)},
+    "biclustering": {"rank": 3, "clusters": (2, 2)},
+}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_layers_are_taken_apart_and_repeat_their_outputs(name):
+    conv = nn.Conv2d(4, 12, 3, padding=1)
+    net = nn.Sequential(nn.Sequential(conv, nn.ReLU()), nn.Conv2d(12, 8, 1), nn.ReLU()).eval()
+    net = cpnb.decompose(net, {"0.0": RIVALS[name]["rank"]}, name.split(",")[0], **{
+        key: value for key, value in RIVALS[name].items() if key != "rank"
+    })  # fmt: skip
+    rival = net[0][0]
+    fast = optimize_for_inference(net, torch.randn(2, 4, 9, 10))
+    assert net[0][0] is rival
+    for shape in ((2, 4, 9, 10), (1, 4, 7, 6), (0, 4, 9, 10)):
+        assert_same(fast, net, torch.randn(shape))
+    names = [name for c in fast.report.choices for name in c.names]
+    if name == "biclustering":  # it shuffles maps between its parts, so it stays as it is
+        assert not any(n.startswith("0.0") for n in names)
+    else:
+        assert names[0] == "0.0.first" and {"0.0.last", "0.1", "1", "2"} <= set(names)
+        assert {"0.0.last", "2"} <= set(fast.report.choices[-1].names)
+
+
+def test_a_rivals_layer_by_itself_is_taken_apart():
+    layer = VerticalHorizontal.from_conv(nn.Conv2d(4, 6, 3), 3).eval()
+    fast = optimize_for_inference(layer, torch.randn(2, 4, 8, 8))
+    assert_same(fast, layer, torch.randn(3, 4, 9, 7))
+    assert [c.names for c in fast.report.choices] == [["first"], ["last"]]
+
+
+def test_a_nested_part_that_somebody_listens_to_is_left_whole():
+    inner = nn.Sequential(factored(3, 4, 6, 3))
+    seen = []
+    inner.register_forward_hook(lambda module, args, output: seen.append(output))
+    net = nn.Sequential(inner, nn.ReLU()).eval()
+    fast = optimize_for_inference(net, torch.randn(2, 4, 8, 8))
+    seen.clear()
+    x = torch.randn(2, 4, 8, 8)
+    assert_same(fast, net, x)
+    fused, plain = seen
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+    assert bool((plain < 0).any())  # the ReLU behind it was not drawn in
 
 
 class Branching(nn.Sequential):
