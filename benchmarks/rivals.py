@@ -46,7 +46,7 @@ def main(arguments=None):
     parser.add_argument("--dataset", default="chars74k")
     parser.add_argument("--train-size", type=int, default=8000, help="drawn characters an epoch")
     parser.add_argument("--test-size", type=int, help="by default the whole split")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--n-iter-max", type=int, default=100, help="steps of NLS")
     parser.add_argument("--seconds", type=float, default=0.5, help="of timing, each contender")
     options = parser.parse_args(arguments)
