@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from statistics import mean
 
-from cpnb.findings import NO, YES, Claim, Finding
+from cpnb.findings import NO, YES, Claim, Finding, counted
 
 ON_ANOTHER_NET = "accuracy replicated, on a small net and other data; ImageNet's needs its images"
 
@@ -53,7 +53,7 @@ def small_alexnet(rank: int, speed: float):
         chosen = all(r.get("lr_chosen_on") == "validation" for r in runs)
         here = (
             f"a small AlexNet with the same conv2, on CIFAR-10: {before:.1%} → {after:.1%} top-1 "
-            f"after fine-tuning, {'one seed' if len(runs) == 1 else f'mean of {len(runs)} seeds'}, "
+            f"after fine-tuning, {'mean of ' * (len(runs) > 1)}{counted(len(runs), 'seed')}, "
             f"learning rate chosen on {'validation' if chosen else 'test'} images; relative error "
             f"of the kernel {mean(r['rel_error'] for r in runs):.2f}"
         )
@@ -83,8 +83,10 @@ def nls_against_greedy(rows):
     told, better = [], True
     for rank in ranks:
         ours, theirs = errors[rank, "nls"], errors[rank, "greedy"]
-        seeds = f"{len(ours)}" if len(ours) == len(theirs) else f"{len(ours)} and {len(theirs)}"
-        told.append(f"R={rank}: {mean(ours):.3f} / {mean(theirs):.3f} ({seeds} seeds)")
+        seeds = counted(len(ours), "seed")
+        if len(ours) != len(theirs):
+            seeds += f" and {counted(len(theirs), 'seed')}"
+        told.append(f"R={rank}: {mean(ours):.3f} / {mean(theirs):.3f} ({seeds})")
         better &= max(ours) < min(theirs)
     here = f"relative error of conv2, NLS / greedy: {', '.join(told)}"
     used = [r for r in runs if r["rank"] in ranks and r["method"] in ("nls", "greedy")]

@@ -28,3 +28,8 @@ class Claim:
     find: Callable[[list[dict]], Finding | None]
     command: str = ""
     missing: str = NOT_YET
+
+
+def counted(number: int, noun: str) -> str:
+    """ "one seed", "3 seeds"."""
+    return f"one {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,7 +6,7 @@ Answered by the records of ``benchmarks/rivals.py`` and ``benchmarks/denton.py``
 from __future__ import annotations
 
 from cpnb.comparison import CP, NAMES, compared, fastest_within
-from cpnb.findings import NO, YES, Claim, Finding
+from cpnb.findings import NO, YES, Claim, Finding, counted
 
 NO_LOSS = 0.1  # points: one or two characters of the test split
 
@@ -32,7 +32,7 @@ def rival(methods: tuple[str, ...], goal: float, drop: float):
             return Finding(f"no net was so fast; the fastest: {_told(best)}", NO, best["runs"])
         best = min(fast, key=lambda p: p["drop_after"])
         widest = fastest_within(points, drop)
-        here = f"CharNet on Chars74K, {best['seeds']} seeds; {_told(best)}"
+        here = f"CharNet on Chars74K, {counted(best['seeds'], 'seed')}; {_told(best)}"
         if widest not in (None, best):
             unit = "point" if drop == 1 else "points"
             here += f"; the fastest within {drop:g} {unit}: {widest['speedup']:.1f}×"
