@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from cpnb.claims import CLAIMS, Claim
+from cpnb.findings import counted
 from cpnb.machine import repository
 from cpnb.records import recorded
 
@@ -56,7 +57,8 @@ def markdown(rows: list[dict] | None = None) -> str:
 def hardware(runs: list[dict]) -> str:
     """The machines that the runs name: the GPU where it did the work, else CPU and threads."""
     machines = {
-        r["gpu"] if r["device"] == "cuda" else f"{r['cpu']}, {r['threads']} threads" for r in runs
+        r["gpu"] if r["device"] == "cuda" else f"{r['cpu']}, {counted(r['threads'], 'thread')}"
+        for r in runs
     }
     versions = {f"torch {r['versions']['torch']}" for r in runs}
     return "; ".join(sorted(machines) + sorted(versions)) or "–"

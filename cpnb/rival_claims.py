@@ -60,6 +60,7 @@ def against_the_best_rival(rows):
         for key, (one, other) in {"speedup": (ours, theirs), "speedup_optimised": fast}.items()
     ]
     here = (
+        f"Chars74K, {counted(ours['seeds'], 'seed')}: "
         f"{_told(ours)}; {_told(theirs)}; ratio {ratios[0]:.2f}. With `optimize_for_inference` "
         f"{fast[0]['speedup_optimised']:.1f}× against {fast[1]['speedup_optimised']:.1f}× "
         f"({NAMES[fast[1]['method']]}), ratio {ratios[1]:.2f}"
