@@ -170,19 +170,22 @@ def roofline(stages: dict, rates):
     rates : cpnb.roofline.Rates
     """
     fig, ax = plt.subplots(figsize=(8, 4.6))
-    most = 1
+    most, labels = 1, []
     for (net, rows), color, marker in zip(stages.items(), CYCLE, MARKERS, strict=False):
         rows = [row for row in rows if row["multiplies"]]
         x = [2 * row["multiplies"] / row["bytes"] for row in rows]
         y = [2 * row["multiplies"] / row["ms"] / 1e6 for row in rows]
         ax.plot(x, y, marker, color=color, label=net, ms=8)
         most = max(most, *x)
-        for i, (row, *place) in enumerate(zip(rows, x, y, strict=True)):
-            # Both sides in turns: a layer's two depthwise stages lie on one spot.
-            shift, side = ((7, 3), "left") if i % 2 else ((-7, -9), "right")
+        for row, *point in zip(rows, x, y, strict=True):
+            # Stages of a kind lie close together: each label a line below the last one near it.
+            at = np.log10(point) + (0.06, 0.0)
+            while any(abs(at[0] - u) < 0.75 and abs(at[1] - v) < 0.1 for u, v in labels):
+                at[1] -= 0.02
+            labels.append(at)
             ax.annotate(
-                row["stage"], place, xytext=shift, textcoords="offset points", ha=side,
-                fontsize=8, color=color,
+                row["stage"], point, xytext=10**at, fontsize=8, color=color, va="center",
+                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": color},
             )  # fmt: skip
     grid = np.geomspace(0.05, 4 * most, 200)
     label = f"roof: {rates.gflops:.0f} GFLOP/s, {rates.gbytes:.0f} GB/s"
