@@ -61,7 +61,7 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     check_pair("optimize_for_inference", model, example)
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     if not any(isinstance(module, (CPConv2d, FactoredConv2d)) for module in fast.modules()):
-        return _remarked(fast, Report(), "no factored layer (CPConv2d): returned as it is")
+        return _remarked(fast, Report(), "no factored layer: returned as it is")
     fast = _taken_apart(fast)
     with torch.no_grad():
         calls, expected = _observe(fast, example)

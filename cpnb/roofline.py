@@ -11,6 +11,7 @@ from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +27,7 @@ class Rates(NamedTuple):
 
     def roof(self, intensity):
         """GFLOP/s that ``intensity`` (operations a byte; number or array) allows at most."""
-        limited = intensity * self.gbytes
-        return limited * (limited < self.gflops) + self.gflops * (limited >= self.gflops)
+        return np.minimum(intensity * self.gbytes, self.gflops)
 
 
 def machine_rates(device="cpu", size: int = 2048, repeats: int = 9) -> Rates:
