@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import cpnb
-from cpnb.alexnet import block_diagonal, load_small_alexnet
+from cpnb.alexnet import block_diagonal, block_diagonal_rank, load_small_alexnet
 from cpnb.images import flip_and_crop
 
 MAPS = (96, 27, 27)  # what comes into conv2 of AlexNet
@@ -84,9 +84,7 @@ def kernel(net, rank, method, seed, options):
     conv, x, chosen = net.conv2, torch.randn(1, *MAPS), rank
     dense = cpnb.count_multiplies(conv, x)
     if options.block_diagonal:
-        conv = block_diagonal(conv)
-        (s, t), d = (conv.in_channels, conv.out_channels), 5
-        chosen = rank * (s + 4 * d + t) // (s + 2 * d + t)  # as many multiplies as R in each group
+        conv, chosen = block_diagonal(conv), block_diagonal_rank(conv, rank)
 
     def measure():
         layer = cpnb.CPConv2d.from_conv(conv, chosen, **solved(method, seed, options))

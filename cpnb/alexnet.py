@@ -190,6 +190,15 @@ def block_diagonal(conv: nn.Conv2d) -> nn.Conv2d:
     return dense.train(conv.training)
 
 
+def block_diagonal_rank(conv: nn.Conv2d, rank: int) -> int:
+    """The largest rank of :func:`block_diagonal` that costs no more than ``rank`` in each group.
+
+    Multiplies a position, at unit stride: R(S + (d_y + d_x)·groups + T) for the groups.
+    """
+    ends, line = conv.in_channels + conv.out_channels, sum(conv.kernel_size)
+    return rank * (ends + line * conv.groups) // (ends + line)
+
+
 def _check_input(name: str, x: Tensor, size: int) -> None:
     if x.ndim != 4 or x.shape[1:] != (3, size, size):
         raise ValueError(

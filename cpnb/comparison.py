@@ -34,7 +34,7 @@ def compared(rows: list[dict]) -> list[dict]:
     list of dict
         Keys: method, ranks, seeds (how many), baseline and accuracy (shares), drop_before and
         drop_after (points, means over seeds), spread (standard deviation of drop_after over seeds,
-        0 for one), multiplies, bound, speedup (measured), fused, speedup_optimised, runs (rows).
+        None for one), multiplies, bound, speedup (measured), fused, speedup_optimised, runs (rows).
     """
     accuracies = [r for r in rows if r.get("claim") == ACCURACY]
     accuracies = [r for r in accuracies if all(r[k] == accuracies[-1][k] for k in SAME)]
@@ -63,7 +63,7 @@ def _point(runs: list[dict], timed: dict) -> dict:
             100 * (r["accuracy_baseline"] - r["accuracy_decomposed"]) for r in runs
         ),
         "drop_after": mean(drops),
-        "spread": stdev(drops) if len(drops) > 1 else 0.0,
+        "spread": stdev(drops) if len(drops) > 1 else None,
         "multiplies": timed["multiplies"],
         "bound": timed["bound"],
         "speedup": timed["speedup"],

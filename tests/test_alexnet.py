@@ -15,6 +15,7 @@ from cpnb.alexnet import (
     CaffeInput,
     SmallAlexNet,
     block_diagonal,
+    block_diagonal_rank,
     load_alexnet,
     load_small_alexnet,
     open_alexnet,
@@ -157,3 +158,14 @@ def test_the_real_squeezenet():
     data = cpnb.load_dataset("imagenet-sample", "test").sample(64, seed=0)
     found = cpnb.topk_accuracy(load_squeezenet(), data)
     assert found[1] > 0.4 and found[5] > 0.7
+
+
+@pytest.mark.parametrize("rank", [1, 7, 200])
+def test_block_diagonal_rank_is_the_largest_that_costs_no_more(rank):
+    conv, x = torch.nn.Conv2d(12, 20, (3, 5), padding=(1, 2), groups=4), torch.randn(1, 12, 6, 7)
+    groups = cpnb.count_multiplies(cpnb.CPConv2d(conv, rank), x)
+    at_most, above = (
+        cpnb.count_multiplies(cpnb.CPConv2d(block_diagonal(conv), r), x)
+        for r in (block_diagonal_rank(conv, rank), block_diagonal_rank(conv, rank) + 1)
+    )
+    assert at_most <= groups < above
