@@ -84,49 +84,54 @@ class ReducedModel:
         Of all modes but e.
     mu : Tensor, shape (..., 1, 1)
     e : int
+    dtype : torch.dtype
+        Of :meth:`product`, and so of CG; gradient, factorisations and the step are as given.
+        A small problem, solved without CG, ignores it.
     """
 
-    def __init__(self, factors, grams, mttkrps, mu: Tensor, e: int):
+    def __init__(self, factors, grams, mttkrps, mu: Tensor, e: int, dtype=torch.float64):
         self.kept = [n for n in range(len(factors)) if n != e]
-        self.factors = [factors[n] for n in self.kept]
+        rows, rank = sum(factors[n].shape[-2] for n in self.kept), factors[0].shape[-1]
+        self.small = rows * rank <= DENSE_UP_TO
+        self.dtype = mu.dtype if self.small else dtype
+        self.factors = [factors[n].to(self.dtype) for n in self.kept]
         self.sizes = [u.shape[-2] for u in self.factors]
-        lift = 1 + mu * torch.eye(factors[0].shape[-1], dtype=mu.dtype, device=mu.device)
-        gamma_e, self.gram_e = hadamard_but(grams, e), grams[e]
+        lift = 1 + mu * torch.eye(rank, dtype=mu.dtype, device=mu.device)
+        gamma_e, self.gram_e = hadamard_but(grams, e), grams[e].to(self.dtype)
         self.gamma_e = gamma_e * lift
         plain = [hadamard_but(grams, n) for n in self.kept]
         self.gamma = [g * lift for g in plain]
-        self.cross_e = [hadamard_but(grams, n, e) * lift for n in self.kept]
+        self.gamma_in_product = [g.to(self.dtype) for g in self.gamma]
+        self.cross_e = [(hadamard_but(grams, n, e) * lift).to(self.dtype) for n in self.kept]
         self.cross = {
-            (n, m): hadamard_but(grams, a, b) * lift
+            (n, m): (hadamard_but(grams, a, b) * lift).to(self.dtype)
             for n, a in enumerate(self.kept)
             for m, b in enumerate(self.kept)
             if n < m
         }
         self.gradient = torch.cat(
-            [
-                u @ g - mttkrps[n]
-                for u, g, n in zip(self.factors, self.gamma, self.kept, strict=True)
-            ],
+            [factors[n] @ g - mttkrps[n] for g, n in zip(self.gamma, self.kept, strict=True)],
             dim=-2,
         )
         largest = [g.diagonal(dim1=-2, dim2=-1).amax(-1) for g in self.gamma]
         self.scale = torch.stack(largest).amax(0)[..., None, None]
         self.binds = bool((mu > 0).any())
         if self.binds:  # ∇½Σ‖term‖² = U_n diag(Γ_n)
-            on = (mu > 0).to(mu.dtype)
-            weights = [g.diagonal(dim1=-2, dim2=-1)[..., None, :] for g in plain]
-            self.normal = on * torch.cat(
+            self.on = (mu > 0).to(self.dtype)
+            weights = [g.diagonal(dim1=-2, dim2=-1)[..., None, :].to(self.dtype) for g in plain]
+            self.normal = self.on * torch.cat(
                 [u * w for u, w in zip(self.factors, weights, strict=True)], dim=-2
             )
-            self.weight_e = gamma_e.diagonal(dim1=-2, dim2=-1)[..., None, :]
-            self.on = on
+            self.weight_e = gamma_e.diagonal(dim1=-2, dim2=-1)[..., None, :].to(self.dtype)
 
     def prepare(self, damping: Tensor) -> None:
         """Set λ, (..., 1, 1), for :meth:`product` and :meth:`precondition`."""
-        self.damping = damping
-        self.inverse_e = torch.cholesky_inverse(cholesky(self.gamma_e, damping))
+        self.damping = damping.to(self.dtype)
         # One after the other: together their temporaries would be the largest thing in memory.
-        self.inverse = [torch.cholesky_inverse(cholesky(g, damping)) for g in self.gamma]
+        self.inverse_e, *self.inverse = [
+            torch.cholesky_inverse(cholesky(g, damping)).to(self.dtype)
+            for g in (self.gamma_e, *self.gamma)
+        ]
         if self.binds:
             self.normal_e = self.gram_e * self.weight_e
             self.tilt = self.weight_e.mT * self.inverse_e
@@ -151,7 +156,7 @@ class ReducedModel:
             for m, i in enumerate(inner):
                 if m != n:
                     mixed = mixed.addcmul_(self.cross[min(n, m), max(n, m)], i)
-            out.append((p @ self.gamma[n]).add_(u @ mixed))
+            out.append((p @ self.gamma_in_product[n]).add_(u @ mixed))
         out = torch.cat(out, dim=-2).addcmul_(self.damping, x)
         return out.addcmul_(multiplier, self.normal) if self.binds else out
 
@@ -163,17 +168,20 @@ class ReducedModel:
     def step(self, damping: Tensor) -> tuple[list[Tensor], Tensor, int]:
         """Solve (S + λI) s = −∇: s by mode, the predicted decrease (..., 1, 1), CG iterations."""
         self.prepare(damping)
-        if self.gradient.shape[-2:].numel() <= DENSE_UP_TO:
-            step, residual, count = self._dense_step()
-        else:
-            step, residual, count = conjugate_gradients(
-                self.product, -self.gradient, self.precondition
-            )
+        step, residual, count = self._dense_step() if self.small else self._inexact_step()
         # m(0) − m(s) = −⟨∇,s⟩ − ½⟨s, S s⟩, and S s = −∇ − residual − λs.
         predicted = 0.5 * (dot(step, residual - self.gradient) + damping * dot(step, step))
         # R×R each, of this λ only, and the trial point is about to need as much.
         self.inverse_e = self.inverse = self.normal_e = self.tilt = None
         return list(step.split(self.sizes, dim=-2)), predicted, count
+
+    def _inexact_step(self) -> tuple[Tensor, Tensor, int]:
+        # Scaled to one: squares of a small gradient would leave float32's range.
+        size = dot(self.gradient, self.gradient).sqrt()
+        size = size.clamp(min=torch.finfo(size.dtype).tiny)
+        rhs = (-self.gradient / size).to(self.dtype)
+        step, residual, count = conjugate_gradients(self.product, rhs, self.precondition)
+        return step.to(size.dtype) * size, residual.to(size.dtype) * size, count
 
     def _dense_step(self) -> tuple[Tensor, Tensor, int]:
         rows, rank = self.gradient.shape[-2:]

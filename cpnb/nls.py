@@ -46,7 +46,8 @@ def cp_nls(
     Parameters
     ----------
     tensor : Tensor or array, shape (I_1, ..., I_N), N >= 2
-        Any real dtype, on any device. The work is done in float64 (on the CPU for MPS).
+        Any real dtype, on any device. The work is done in float64 (on the CPU for MPS) but for the
+        conjugate gradients, which run in float32 as long as the terms cancel little.
     rank : int
         R, the number of rank-one terms.
     init : {"svd", "random", "slices", "grow"} or CP decomposition

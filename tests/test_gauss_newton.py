@@ -7,7 +7,7 @@ import torch
 
 from cpnb.cp import cp_to_tensor, hadamard_but, normalise
 from cpnb.descent import Point
-from cpnb.gauss_newton import bounded_least_squares, conjugate_gradients
+from cpnb.gauss_newton import CG_TOLERANCE, bounded_least_squares, conjugate_gradients
 from cpnb.mttkrp import MttkrpTree
 
 SHAPES = [(6, 5), (4, 3, 5), (3, 3, 5, 4), (2, 3, 2, 4, 3), (1, 6, 1, 5)]
@@ -102,16 +102,45 @@ def test_matrix_vector_product_is_autograds(shape, binds):
 def test_dense_and_iterative_step_agree(monkeypatch, binds):
     monkeypatch.setattr("cpnb.gauss_newton.CG_TOLERANCE", 1e-12)
     monkeypatch.setattr("cpnb.gauss_newton.CG_MAX", 500)
+    monkeypatch.setattr("cpnb.descent.FLOAT32_UP_TO", 0)
     _, tree, point, _ = point_of((3, 3, 5, 4), binds, batch=2)
     model = point.model(tree)
     damping = 0.01 * model.scale
     dense, gain, _ = model.step(damping)
     monkeypatch.setattr("cpnb.gauss_newton.DENSE_UP_TO", 0)
-    iterative, same_gain, count = model.step(damping)
+    iterative, same_gain, count = point.model(tree).step(damping)
     assert count > 1
     torch.testing.assert_close(same_gain, gain, rtol=1e-6, atol=0)
     for a, b in zip(dense, iterative, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("smaller", [1.0, 1e-30])
+@pytest.mark.parametrize("binds", [False, True])
+def test_a_step_by_float32_solves_the_equations_of_float64(monkeypatch, binds, smaller):
+    """However small the gradient is: float32 ends at 1e-38, and CG squares."""
+    monkeypatch.setattr("cpnb.gauss_newton.DENSE_UP_TO", 0)
+    _, tree, point, _ = point_of((3, 3, 5, 4), binds, batch=2)
+    model = point.model(tree)
+    assert model.dtype == torch.float32
+    model.gradient *= smaller
+    step, predicted, count = model.step(0.01 * model.scale)
+    step = torch.cat(step, dim=-2)
+    assert count > 0 and step.dtype == predicted.dtype == torch.float64
+    monkeypatch.setattr("cpnb.descent.FLOAT32_UP_TO", 0)
+    exact = point.model(tree)
+    exact.prepare(0.01 * exact.scale)
+    residual = (exact.product(step) + model.gradient).norm(dim=(-2, -1))
+    # CG's own tolerance and some for float32's rounding.
+    assert bool((residual <= (CG_TOLERANCE + 1e-4) * model.gradient.norm(dim=(-2, -1))).all())
+
+
+def test_terms_that_cancel_are_worked_on_in_float64(monkeypatch):
+    monkeypatch.setattr("cpnb.gauss_newton.DENSE_UP_TO", 0)
+    _, tree, point, _ = point_of((3, 3, 5, 4), False)
+    assert point.model(tree).dtype == torch.float32
+    point.degeneracy = point.degeneracy + 1000
+    assert point.model(tree).dtype == torch.float64
 
 
 @pytest.mark.parametrize("bound", [math.inf, 3.0, 0.02])
