@@ -30,6 +30,10 @@ from solver_memory import memory  # noqa: E402
 from tensors import QUICK, TENSORS, charnet, collinear, kernel_like  # noqa: E402
 
 PEER_TIME = 10  # how much longer a peer may take
+STARTED = {  # seconds for each kind of start
+    "CharNet conv1": 0.5, "CharNet conv2": 1.0, "CharNet conv3": 2.0,
+    "small AlexNet conv2, R=200": 2.0, "3×3×256×384": 2.0,
+}  # fmt: skip
 SLOW = ("pygenten", "TensorFox")  # far behind: on large tensors one seed shows it
 
 
@@ -115,8 +119,9 @@ def cost(seeds: range) -> None:
 
 def starts(seeds: range) -> None:
     """Where each kind of start leads in the same time, bounded; its own cost counts."""
-    for layer, rank, limit in (("conv1", 16, 0.5), ("conv2", 64, 1.0), ("conv3", 64, 2.0)):
-        tensor, _ = normalise(charnet(layer))
+    for name, limit in STARTED.items():
+        make, rank, _ = TENSORS[name]
+        tensor, layer = normalise(make(0))[0], name.removeprefix("CharNet ")
         for seed in seeds:
             for init in INITS:
                 cp = cpnb.cp_nls(

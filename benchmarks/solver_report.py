@@ -20,12 +20,22 @@ PLAIN, STABLE, LONG = "cpnb, plain", "cpnb, stable", "TensorLy, svd, 400 iterati
 OWN = (PLAIN, STABLE, "cpnb ALS")
 
 
+# What makes two rows of a claim runs of the same thing.
+KEYS = {
+    "solver-benchmark": ("tensor", "method", "seed"),
+    "solver-cost": ("layer", "method", "seed"),
+    "solver-starts": ("layer", "init", "seed"),
+    "solver-recovery": ("method", "seed"),
+    "solver-scaling": ("shape", "rank"),
+    "solver-memory": ("shape", "rank"),
+    "solver-gpu": ("tensor", "rank", "n_starts", "device", "gpu"),
+}
+
+
 def rows_of(claim: str, path=None) -> list[dict]:
-    """All rows of a claim; of the comparison, the newest of each tensor, solver and seed."""
+    """The rows of a claim, of equal runs the newest."""
     rows = cpnb.recorded(path, claim=claim)
-    if claim == "solver-benchmark":
-        rows = list({(r["tensor"], r["method"], r["seed"]): r for r in rows}.values())
-    return rows
+    return list({tuple(str(r[key]) for key in KEYS[claim]): r for r in rows}.values())
 
 
 def time_to(row: dict, error: float) -> float:
@@ -58,6 +68,8 @@ def goals(rows: list[dict]) -> pd.DataFrame:
     lines = {}
     for tensor in dict.fromkeys(row["tensor"] for row in rows):
         seeds = [s for s in by_seed(rows, tensor).values() if PLAIN in s and STABLE in s]
+        if not seeds:  # interrupted before
+            continue
         lines[tensor] = {
             "plain / best peer − 1": _median(_over_peers(s) for s in seeds),
             "stable / best unbounded − 1": _median(
@@ -119,8 +131,7 @@ def scaling(rows: list[dict]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["S = T"] = [shape[0] for shape in frame["shape"]]
     # The share of the step that is not conjugate gradients is of the same order: per iteration.
-    columns = ["S = T", "rank", "seconds_step", "cg_iterations"]
-    table = frame[columns].drop_duplicates(["S = T", "rank"], keep="last")
+    table = frame[["S = T", "rank", "seconds_step", "cg_iterations"]]
     table = table.assign(per_cg=table["seconds_step"] / (table["cg_iterations"] + 3))
     for key, fixed in (("rank", "S = T"), ("S = T", "rank")):
         for value, part in table.groupby(fixed):

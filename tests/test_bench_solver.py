@@ -69,6 +69,8 @@ def test_goals_are_medians_of_ratios_within_a_seed():
             row("peer", seed, 0.5, [[9.0, 0.5]]),
             row(solver_report.LONG, seed, 0.7, [[50.0, 0.7]]),
         ]
+    rows.append(row("peer", 0, 0.5, [[9.0, 0.5]]) | {"tensor": "interrupted"})
+    assert list(solver_report.goals(rows).index) == ["t"]
     goals = solver_report.goals(rows).loc["t"]
     assert goals["plain / best peer − 1"] == pytest.approx(0.02)  # 0, 0.02 and 1
     assert goals["TensorLy-400's seconds / plain's"] == pytest.approx(50.0)
