@@ -1,6 +1,7 @@
 """Inference side by side: dense, factored and optimised, in every runtime that is installed.
 
     make bench-inference ARGS="--quick"
+    make bench-inference ARGS="--device cuda --dtype float16"
 
 "Speed-up" is the time of the fastest dense contender of all runtimes over that of the optimised
 net, in the same run. Factors are random: time does not depend on how good a fit is. Peers come
@@ -27,6 +28,7 @@ from cpnb import figures
 from cpnb.layers import CPConv2d
 
 CHARNET = {"conv2": 64, "conv3": 64}
+LOWER = (48, 32)  # R of both layers
 CONV1 = 24
 QUICK = ["CharNet, 64 patches", "CharNet, 240x320", "AlexNet conv2, R=200, batch 1"]
 
@@ -55,6 +57,10 @@ def cases() -> dict:
     }.items():
         made[f"CharNet, {label}"] = net, CHARNET, torch.randn(shape)
         made[f"CharNet, {label}, conv1 too"] = net, both, torch.randn(shape)
+    for label in ("64 patches", "240x320"):
+        _, _, example = made[f"CharNet, {label}"]
+        for rank in LOWER:
+            made[f"CharNet, {label}, R={rank}"] = net, dict.fromkeys(CHARNET, rank), example
     for i, name in enumerate(both, start=1):
         layer = nn.Sequential(getattr(net, f"conv{i}"), getattr(net, f"maxout{i}"))
         channels, cut = layer[0].in_channels, [0, 8, 16][i - 1]
@@ -78,13 +84,18 @@ def bench(name: str, dense: nn.Module, ranks: dict, example, threads: int, argum
     """One row: all contenders in turns, the bound and the share of it."""
     torch.set_num_threads(threads)
     small = factored(dense, ranks)
+    to = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
+    # Copied first: cases share their nets.
+    dense, small, example = copy.deepcopy(dense).to(**to), small.to(**to), example.to(**to)
     functions = {}
     for kind, model in (("dense", dense), ("factored", small)):
         made = runtimes.contenders(model, example, threads, arguments.compile)
         functions |= {(kind, runtime): function for runtime, function in made.items()}
     fast = cpnb.optimize_for_inference(small, example)
     native = example.clone(memory_format=torch.channels_last)  # every contender in its own layout
-    functions["optimised", "cpnb"] = lambda: fast(native)
+    functions["optimised", "cpnb"] = runtimes.finishing(lambda: fast(native), native)
+    if example.is_cuda:
+        functions["optimised", "cpnb, CUDA graph"] = runtimes.graphed(fast, example)
     times = runtimes.time_in_turns(functions, arguments.seconds)
     found = {key: runtimes.summary(values) for key, values in times.items()}
     best = {
@@ -95,6 +106,8 @@ def bench(name: str, dense: nn.Module, ranks: dict, example, threads: int, argum
     bound = cpnb.count_multiplies(dense, example) / cpnb.count_multiplies(small, example)
     return {
         "case": name,
+        "device": arguments.device,
+        "dtype": arguments.dtype,
         "input": list(example.shape),
         "ranks": ranks,
         "threads": threads,
@@ -194,12 +207,20 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three cases in under two minutes")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="names of cases; * is allowed")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--threads", nargs="+", type=int, help="by default 1 and 2; on a GPU 1")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--seconds", type=float, default=0.5, help="a contender and case")
     parser.add_argument("--no-compile", dest="compile", action="store_false",
                         help="without torch.compile, which takes most of the time")  # fmt: skip
     parser.add_argument("--figure", type=Path, default=cpnb.results_folder() / "inference.svg")
     arguments = parser.parse_args(argv)
+    on_cpu = arguments.device == "cpu"
+    arguments.threads = arguments.threads or ([1, 2] if on_cpu else [1])
+    if not on_cpu and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no GPU that PyTorch can use")
+    if on_cpu and arguments.dtype != "float32":
+        parser.error(f"--dtype {arguments.dtype}: on the CPU the runtimes are compared in float32")
     made = cases()
     patterns = arguments.only or (QUICK if arguments.quick else ["*"])
     chosen = [name for name in made if any(fnmatch.fnmatch(name, p) for p in patterns)]
@@ -217,7 +238,7 @@ def main(argv=None) -> int:
                 rows.append(row)
     print(table(rows))
     draw(rows, arguments.figure)
-    if "CharNet, 240x320" in chosen and sys.platform == "linux":
+    if on_cpu and "CharNet, 240x320" in chosen and sys.platform == "linux":
         memory = memory_table()
         cpnb.record("inference-memory", benchmark="bench_inference", input=[1, 1, 240, 320],
                     threads=1, peak_mib=memory)  # fmt: skip

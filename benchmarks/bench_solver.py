@@ -197,7 +197,7 @@ def main(arguments=None) -> None:
     if wanted("starts") and not given.quick:
         starts(seeds)
     if wanted("recovery"):
-        recovery(range(2 if given.quick else 40))
+        recovery(range(1 if given.quick else 40))
     if wanted("scaling") and not given.quick:
         scaling([32, 64, 128, 256, 512], [64, 128, 256, 512])
     if torch.cuda.is_available() and wanted("gpu"):

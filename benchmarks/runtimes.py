@@ -37,12 +37,16 @@ def contenders(model: nn.Module, example: torch.Tensor, threads: int, with_compi
     makers = {
         "eager NCHW": lambda: _eager(model, example, torch.contiguous_format),
         "channels_last": lambda: _eager(model, example, torch.channels_last),
-        "ONNX Runtime": lambda: _onnxruntime(model, example, threads),
-        "OpenVINO": lambda: _openvino(model, example, threads),
     }
+    if example.is_cuda:
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        makers["CUDA graph"] = lambda: graphed(last, example)
+    else:
+        makers["ONNX Runtime"] = lambda: _onnxruntime(model, example, threads)
+        makers["OpenVINO"] = lambda: _openvino(model, example, threads)
     if with_compile:
         makers["torch.compile"] = lambda: _compiled(model, example)
-    if _fits_fft(model):
+    if _fits_fft(model) and not example.is_cuda:
         makers["eager, FFT"] = lambda: _fft(model, example)
     made = {}
     for name, make in makers.items():
@@ -90,14 +94,39 @@ def summary(times: list[float]) -> dict:
 def _eager(model, example, layout):
     model = copy.deepcopy(model).to(memory_format=layout)
     example = example.clone(memory_format=layout)
-    return lambda: model(example)
+    return finishing(lambda: model(example), example)
+
+
+def graphed(model, example):
+    """The model's kernels captured once and launched as one; only on a GPU."""
+    example = example.clone(memory_format=torch.channels_last)
+    for _ in range(3):  # what is chosen, compiled and allocated at first must not be captured
+        model(example)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model(example)
+    return finishing(graph.replay, example)
+
+
+def finishing(function, example):
+    """The function, but a GPU has finished when it returns."""
+    if not example.is_cuda:
+        return function
+
+    def run():
+        result = function()
+        torch.cuda.synchronize()
+        return result
+
+    return run
 
 
 def _compiled(model, example):
     torch._dynamo.reset()
     model = torch.compile(copy.deepcopy(model).to(memory_format=torch.channels_last))
     example = example.clone(memory_format=torch.channels_last)
-    return lambda: model(example)
+    return finishing(lambda: model(example), example)
 
 
 def _fits_fft(model) -> bool:

@@ -17,11 +17,17 @@ def _runs(rows: list[dict], **wanted) -> list[dict]:
     return [r for r in rows if all(r.get(k) == v for k, v in wanted.items())]
 
 
-def _main_runs(rows: list[dict]) -> list[dict]:
-    """The pipeline at ranks (64, 64) on real characters; the newest run of each seed."""
-    runs = _runs(rows, claim="charnet-finetune", dataset="chars74k", method="nls", ranks=[64, 64])
-    bounded = [r for r in runs if r["parameters"].get("max_degeneracy")]
-    return list({r["seed"]: r for r in bounded}.values())
+def _main_runs(rows: list[dict], ranks=(64, 64)) -> list[dict]:
+    """The pipeline on real characters, the test split; the newest run of each seed."""
+    runs = _runs(rows, claim="charnet-finetune", dataset="chars74k", method="nls")
+    kept = [
+        r
+        for r in runs
+        if r["ranks"] == list(ranks)
+        and r["parameters"].get("max_degeneracy")
+        and r["parameters"].get("split", "test") == "test"
+    ]
+    return list({r["seed"]: r for r in kept}.values())
 
 
 def _percent(runs: list[dict], key: str) -> float:
@@ -83,6 +89,31 @@ def fused(case: str, ranks: dict, goal: float):
             f"factored: {runs[0]['speedup_of_peers']:.1f}×"
         )
         return Finding(here, YES if runs[0]["speedup"] >= goal else NO, runs)
+
+    return finding
+
+
+def fused_within_a_point(goal: float):
+    """The fastest of the nets, at whatever ranks, that the pipeline kept within one point."""
+
+    def finding(rows):
+        timed = _runs(rows, claim="inference", device="cpu", input=[64, 1, 24, 24])
+        nets = {}
+        for run in timed:
+            ranks = run["ranks"]
+            tuned = _main_runs(rows, ranks.values()) if set(ranks) == {"conv2", "conv3"} else []
+            if tuned and _drop(tuned, "accuracy_finetuned") <= 1:
+                nets[tuple(ranks.values())] = run, tuned
+        if not nets:
+            return None
+        ranks, (run, tuned) = max(nets.items(), key=lambda net: net[1][0]["speedup"])
+        here = (
+            f"ranks {ranks[0]} and {ranks[1]}: {run['speedup']:.1f}× of a possible "
+            f"{run['bound']:.1f}×, against the fastest dense net of all runtimes "
+            f"({run['fastest']['dense']}), at a drop of {_drop(tuned, 'accuracy_finetuned'):.2f} "
+            f"points (mean of {len(tuned)} seeds)"
+        )
+        return Finding(here, YES if run["speedup"] >= goal else NO, [run, *tuned])
 
     return finding
 
@@ -183,6 +214,8 @@ CLAIMS = [
     Claim("CharNet: whole-net CPU speed-up", "8.5×", "C", cpu_speedup, RUN_04),
     Claim("… with `optimize_for_inference`", "8.5×", "C",
           fused("CharNet, 64 patches", RANKS_64, 8.5), "make bench-inference"),
+    Claim("… at whatever ranks lose at most a point", "8.5×", "C",
+          fused_within_a_point(8.5), f"make bench-inference && {RUN_04}"),
     Claim("Ranks of that net: conv2, then conv3", "64, 64", "U", ranks_64, RUN_04),
     Claim("Kernel error that conv3 survives", "about 78%", "U", surviving_error, RUN_04),
     Claim("NLS against greedy deflation", "better at every rank", "U", nls_against_greedy, RUN_03),

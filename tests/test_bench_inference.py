@@ -18,7 +18,7 @@ import runtimes  # noqa: E402
 
 @pytest.fixture(scope="module")
 def row():
-    arguments = argparse.Namespace(compile=False, seconds=0.01)
+    arguments = argparse.Namespace(compile=False, seconds=0.01, device="cpu", dtype="float32")
     dense = nn.Sequential(nn.Conv2d(8, 16, 5, padding=2), Maxout(2))
     with torch.inference_mode():
         return bench_inference.bench(
@@ -57,6 +57,26 @@ def test_factored_nets_of_the_cases_have_the_shapes_of_the_dense_ones():
     dense, ranks, example = cases["CharNet, 1 patch, conv1 too"]
     with torch.inference_mode():
         assert bench_inference.factored(dense, ranks)(example).shape == dense(example).shape
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(capsys):
+    with pytest.raises(SystemExit):
+        bench_inference.main(["--device", "cuda"])
+    assert "there is no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_row_of_a_gpu(dtype):
+    arguments = argparse.Namespace(compile=False, seconds=0.01, device="cuda", dtype=dtype)
+    dense = nn.Sequential(nn.Conv2d(8, 16, 5, padding=2), Maxout(2))
+    with torch.inference_mode():
+        row = bench_inference.bench(
+            "tiny", dense, {"0": 4}, torch.randn(1, 8, 12, 12), 1, arguments
+        )
+    assert row["device"] == "cuda" and row["dtype"] == dtype
+    assert {"dense, CUDA graph", "optimised, cpnb, CUDA graph"} <= set(row["latencies"])
 
 
 def test_an_unknown_case_is_told(capsys):

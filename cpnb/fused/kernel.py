@@ -55,6 +55,11 @@ class Kernel:
             self._across = self._filter(front.horizontal.weight, groups, width)
         self._links = self._products(groups)
 
+    def takes(self, x: Tensor) -> bool:
+        """Whether x is float32 on the CPU, with as many channels."""
+        right = x.device.type == "cpu" and x.dtype == torch.float32
+        return right and x.shape[1] == self.chain.in_channels
+
     def __call__(self, x: Tensor) -> Tensor:
         """The layer's output, in channels_last."""
         chain = self.chain

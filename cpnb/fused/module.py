@@ -1,11 +1,13 @@
 """A chain of layers as one module that computes it along a chosen path."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
-from cpnb.fused import portable
+from cpnb.fused import gpu, kernel, portable
 from cpnb.fused.chain import Chain
-from cpnb.fused.kernel import Kernel, uncovered
+from cpnb.fused.native import KernelUnavailable
 from cpnb.layers import CPConv2d
 
 PATHS = ("dense, NCHW", "dense", "factored", "portable", "compiled")
@@ -20,8 +22,9 @@ class FusedConv(nn.Module):
         A `CPConv2d` or `nn.Conv2d` and what follows it; all of it must belong to one `Chain`.
     path : {"dense, NCHW", "dense", "factored", "portable", "compiled"}
         PyTorch's convolution with the rebuilt kernel, in NCHW or channels_last; the layers one by
-        one; strips in plain PyTorch; the C++ kernel. The last serves float32 on the CPU; other
-        input, gradients, tracing and export take the layers one by one, with the same result.
+        one; strips in plain PyTorch; the C++ kernel on the CPU, the Triton one on a GPU. The last
+        serves input of the weights' own dtype and device (float32 on the CPU); other input,
+        gradients, tracing and export take the layers one by one, with the same result.
 
     Raises
     ------
@@ -45,23 +48,29 @@ class FusedConv(nn.Module):
         chain = Chain(layers)
         if chain.length < len(layers):
             raise ValueError(f"layers must be one chain; {layers[chain.length]} does not belong")
-        self._kernel = Kernel(chain) if path == "compiled" else None
+        self._kernel = _compiled(chain).Kernel(chain) if path == "compiled" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) -> (N, T, H', W'), as the layers one by one."""
-        if self.path == "compiled" and _plain(x) and self._takes(x):
+        if self.path == "compiled" and _plain(x):
             if self._kernel is None:  # dropped with weights that changed
-                self._kernel = Kernel(Chain(self.layers))
-            return self._kernel(x)
+                self._kernel = self._rebuilt()
+            if self._kernel and self._kernel.takes(x):
+                return self._kernel(x)
         if self.path == "portable" and x.ndim == 4 and not _traced():
             return portable.run(Chain(self.layers), x)
         return self.layers(x.contiguous(memory_format=self.layout) if x.ndim == 4 else x)
 
-    def _takes(self, x: Tensor) -> bool:
-        chain = Chain(self.layers) if self._kernel is None else self._kernel.chain
-        if self._kernel is None and uncovered(chain):
+    def _rebuilt(self):
+        """The kernel for the weights as they are, or False where there is none."""
+        chain = Chain(self.layers)
+        try:
+            return _compiled(chain).Kernel(chain)
+        except ValueError:  # a dtype or a device that it does not cover
             return False
-        return x.ndim == 4 and x.shape[1] == chain.in_channels
+        except KernelUnavailable as error:
+            warnings.warn(f"FusedConv goes on layer by layer: {error}", stacklevel=3)
+            return False
 
     def train(self, mode: bool = True) -> "FusedConv":
         """Stays in evaluation mode: there is nothing to train here."""
@@ -82,16 +91,20 @@ class FusedConv(nn.Module):
         return f"path={self.path!r}"
 
 
+def _compiled(chain: Chain):
+    """The module with the compiled kernel for the device that the weights are on."""
+    return gpu if chain.links[0].conv.weight.is_cuda else kernel
+
+
 def _plain(x: Tensor) -> bool:
-    """Whether x is a tensor whose memory may be handed to the kernel."""
+    """Whether x is a batch whose memory may be handed to the kernel."""
     return (
         type(x) in (Tensor, nn.Parameter)
         and not _traced()
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.ndim == 4
         and x.layout == torch.strided
         and not (x.requires_grad and torch.is_grad_enabled())
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled(x.device.type)
     )
 
 
