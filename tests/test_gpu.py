@@ -81,7 +81,7 @@ def sizes(least, most):
     return st.tuples(st.integers(least, most), st.integers(least, most))
 
 
-@settings(max_examples=30)  # an interpreted run takes tenths of a second
+@settings(max_examples=15)  # an interpreted run takes tenths of a second
 @given(
     sizes(1, 5), sizes(1, 3), sizes(0, 3), sizes(1, 2), sizes(0, 12), st.integers(1, 3),
     st.integers(1, 40), st.integers(0, 3), st.sampled_from([1, 2, 4]), st.booleans(),

@@ -50,7 +50,8 @@ def reduce_vertical(
         belongs = (away >= 0) & (away % dilation == 0) & (tap < size)
         of_taps = (group * size + tap[:, None]) * rank + r
         tap = tl.load(taps + of_taps, belongs[:, None] & (r < rank), 0.0).to(tl.float32)
-        acc += tap[:, None, :] * reduced[None, :, :]
+        # Chosen, not multiplied by zero: a NaN stays in the rows that it belongs to.
+        acc += tl.where(belongs[:, None, None], tap[:, None, :] * reduced[None, :, :], 0.0)
     line = (sample.to(tl.int64) * out_height + row[:, None]) * width + column
     of_z = line[:, :, None] * rank * groups + group * rank + r
     kept = (row[:, None] < out_height) & (column < width)
