@@ -11,6 +11,7 @@ from cpnb.fused.chain import Chain
 from cpnb.layers import CPConv2d
 
 GROUPS = (1, 2, 3, 4)  # maxouts that the kernel holds in registers
+MOST_PLANS = 64  # input shapes that are remembered
 
 
 class Kernel:
@@ -54,6 +55,10 @@ class Kernel:
             self._down = self._filter(front.vertical.weight, groups, width)
             self._across = self._filter(front.horizontal.weight, groups, width)
         self._links = self._products(groups)
+        (top, bottom), (left, right) = chain.padding
+        margin = (0, 0, left, right, top, bottom)
+        self._margin = margin if not self._factored and any(margin) else None
+        self._plans = {}
 
     def takes(self, x: Tensor) -> bool:
         """Whether x is float32 on the CPU, with as many channels."""
@@ -62,36 +67,46 @@ class Kernel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The layer's output, in channels_last."""
-        chain = self.chain
-        height, width = chain.out_size(x.shape[2:])
-        (top, bottom), (left, right) = chain.padding
+        key = x.shape, torch.get_num_threads()
+        size, geometry, links = self._plans.get(key) or self._plan(*key)
         maps = x.detach().permute(0, 2, 3, 1)
-        if not self._factored and any((top, bottom, left, right)):
-            maps, top, left = F.pad(maps, (0, 0, left, right, top, bottom)), 0, 0
-        maps = maps.contiguous()
-        samples, rows, columns, channels = maps.shape
-        out_channels = chain.out_channels
-        result = maps.new_empty((samples, height, width, out_channels))
+        if self._margin:
+            maps = F.pad(maps, self._margin)
+        maps, result = maps.contiguous(), x.new_empty(size)
         if not result.numel():
             return result.permute(0, 3, 1, 2)
-        groups = chain.groups
-        geometry = native.Geometry(
-            *(samples, rows, columns, channels // groups),
-            *(height, width, out_channels // groups, groups),
-            *(*chain.kernel_size, *chain.stride, top, left, *chain.dilation),
-            *(chain.front.rank if self._factored else 0, torch.get_num_threads()),
-        )
-        links = self._links
-        if not self._factored:  # the distance of its taps is known only now
-            links = (native.Product * len(links))(*links)
-            links[0].tap_stride = columns * channels * chain.dilation[0]
         failed = self._library.cpnb_run(
-            *(ctypes.byref(geometry), maps.data_ptr(), result.data_ptr(), self._reduce),
-            *(_pointer(self._down), _pointer(self._across), links, len(links) // groups),
+            *(geometry, maps.data_ptr(), result.data_ptr(), self._reduce),
+            *(_pointer(self._down), _pointer(self._across), links, len(links) // self.chain.groups),
         )
         if failed:
             raise MemoryError("the compiled kernel could not allocate its buffers")
         return result.permute(0, 3, 1, 2)
+
+    def _plan(self, shape: torch.Size, threads: int):
+        """What a call on such input hands over, kept: to build it takes as long as a small layer.
+
+        The result's size in NHWC order, the geometry and the links.
+        """
+        chain, groups = self.chain, self.chain.groups
+        samples, channels, rows, columns = shape
+        height, width = chain.out_size((rows, columns))
+        (top, bottom), (left, right) = chain.padding
+        rank, links = chain.front.rank if self._factored else 0, self._links
+        if not self._factored:  # padded before it comes here
+            rows, columns, top, left = rows + top + bottom, columns + left + right, 0, 0
+            links = (native.Product * len(links))(*links)
+            links[0].tap_stride = columns * channels * chain.dilation[0]
+        geometry = native.Geometry(
+            *(samples, rows, columns, channels // groups),
+            *(height, width, chain.out_channels // groups, groups),
+            *(*chain.kernel_size, *chain.stride, top, left, *chain.dilation, rank, threads),
+        )
+        if len(self._plans) >= MOST_PLANS:
+            self._plans.clear()
+        plan = (samples, height, width, chain.out_channels), ctypes.pointer(geometry), links
+        self._plans[shape, threads] = plan
+        return plan
 
     def _products(self, groups: int):
         links = []

@@ -6,10 +6,6 @@
 
 #include "layer.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 extern "C" {
 
 int cpnb_lanes() { return LANES; }
@@ -21,12 +17,7 @@ int cpnb_run(const Geometry* geometry, const float* x, float* y, const Product* 
              const float* vertical, const float* horizontal, const Product* chain, Int links) {
     const Layer layer(*geometry, x, y, reduce, vertical, horizontal, chain, links);
     int failed = 0;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    // A large fresh result is faulted in by 2 MiB pages, not by 4 KiB ones.
-    const Int g = 1 << 21, bytes = layer.result_bytes();
-    const auto start = reinterpret_cast<std::uintptr_t>(y), low = (start + g - 1) / g * g;
-    if (bytes >= 4 * g) madvise(reinterpret_cast<void*>(low), (start + bytes - low) / g * g, MADV_HUGEPAGE);
-#endif
+    if (layer.result_bytes() >= 4 * HUGE_PAGE) wish_huge_pages(y, layer.result_bytes());
 #pragma omp parallel num_threads(int(geometry->threads)) if (layer.units() > 1 && geometry->threads > 1)
     {
         bool ready = true;

@@ -7,7 +7,26 @@
 
 #include "arithmetic.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace {
+
+constexpr Int HUGE_PAGE = Int(1) << 21;
+
+// Faulted in by pages of 2 MiB, not of 4 KiB: fewer faults, and no pages that by chance compete for
+// the same places of a cache. A wish, of which Linux may make nothing.
+inline void wish_huge_pages(void* start, Int bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const auto from = reinterpret_cast<std::uintptr_t>(start);
+    const auto first = (from + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    const auto last = (from + bytes) / HUGE_PAGE * HUGE_PAGE;
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+    (void)start, (void)bytes;
+#endif
+}
 
 class Scratch {
   public:
@@ -18,7 +37,9 @@ class Scratch {
         std::free(start_);
         start_ = nullptr, size_ = 0;
         void* memory = nullptr;
-        if (posix_memalign(&memory, 64, bytes)) throw std::bad_alloc();
+        bytes = ceil_div(bytes, HUGE_PAGE) * HUGE_PAGE;
+        if (posix_memalign(&memory, HUGE_PAGE, bytes)) throw std::bad_alloc();
+        wish_huge_pages(memory, bytes);
         start_ = static_cast<char*>(memory), size_ = bytes;
     }
 
