@@ -106,6 +106,7 @@ def bench(name: str, dense: nn.Module, ranks: dict, example, threads: int, argum
         "case": name,
         "device": arguments.device,
         "dtype": arguments.dtype,
+        "tf32": example.is_cuda and torch.backends.cudnn.conv.fp32_precision == "tf32",
         "input": list(example.shape),
         "ranks": ranks,
         "threads": threads,

@@ -105,8 +105,13 @@ def graphed(model, example):
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        model(example)
-    return finishing(graph.replay, example)
+        output = model(example)
+
+    def replay(held=(model, example)):  # the graph has their addresses alone
+        graph.replay()
+        return output
+
+    return finishing(replay, example)
 
 
 def finishing(function, example):

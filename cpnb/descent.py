@@ -14,9 +14,10 @@ from cpnb.gauss_newton import ReducedModel, bounded_least_squares
 from cpnb.mttkrp import MttkrpTree
 
 FIRST_DAMPING = 1e-3  # λ of the first step, relative to the largest diagonal entry of all Γ_n
-LEAST_DAMPING = 1e-12  # likewise; below, rounding would leave CG without a positive curvature
+# Likewise; below, rounding would leave CG without a positive curvature.
+LEAST_DAMPING = {torch.float64: 1e-12, torch.float32: 1e-6}
 # Terms that cancel magnify rounding: up to this Σ‖term‖²/‖T‖² the conjugate gradients may run in
-# float32. Beyond about 150 their residual was seen to grow in place of falling.
+# float32. Beyond about 150 the residual that they report was seen to be off by orders.
 FLOAT32_UP_TO = 100.0
 LEAST_GAIN = 1e-4  # actual over predicted decrease for a step to be accepted
 
@@ -57,6 +58,7 @@ class Point:
 
     def model(self, tree: MttkrpTree) -> ReducedModel:
         mttkrps = tree.mttkrps(self.factors, self.left, skip=tree.largest)
+        # One dtype for the batch: a problem whose terms cancel takes the others along.
         narrow = bool((self.degeneracy <= FLOAT32_UP_TO).all())
         dtype = torch.float32 if narrow else self.mu.dtype
         return ReducedModel(self.factors, self.grams, mttkrps, self.mu, tree.largest, dtype)
@@ -109,7 +111,7 @@ def descend(tree, factors, bound, n_iter_max, tol, callback, began):
         shrink = (1 - (2 * gain - 1) ** 3).clamp(min=1 / 3)[:, None, None]
         took = accepted[:, None, None]
         damping = torch.where(took, damping * shrink, damping * growth)
-        damping = damping.maximum(LEAST_DAMPING * model.scale)
+        damping = damping.maximum(LEAST_DAMPING[model.dtype] * model.scale)
         growth = torch.where(took, zero + 2, growth * 2)
         slow = (improvement < tol).to(small_steps)
         small_steps = torch.where(accepted, (small_steps + 1) * slow, small_steps)

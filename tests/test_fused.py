@@ -128,9 +128,31 @@ def test_one_module_many_shapes(path, monkeypatch):
     monkeypatch.setattr(kernel, "MOST_PLANS", 2)  # fewer than there are: some are made anew
     layers = [factored(8, 6, 12, 3), Maxout(2)]
     module, plain = FusedConv(copy.deepcopy(layers), path), nn.Sequential(*layers)
-    for shape in [(1, 6, 9, 9), (7, 6, 40, 3), (0, 6, 9, 9), (1, 6, 3, 3), (2, 6, 120, 130)]:
+    shapes = [(1, 6, 9, 9), (7, 6, 40, 3), (0, 6, 9, 9), (1, 6, 3, 3), (2, 6, 120, 130)]
+    for shape in [*shapes, *shapes[::-1]]:  # the last one twice in a row
         x = torch.randn(shape)
         torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_a_dense_layer_sees_new_sizes_and_threads():
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()]
+    module, plain = FusedConv(copy.deepcopy(layers), "compiled"), nn.Sequential(*layers)
+    before = torch.get_num_threads()
+    try:
+        for threads, width in [(1, 9), (1, 9), (1, 17), (2, 17), (2, 9)]:
+            torch.set_num_threads(threads)
+            x = torch.randn(2, 3, 11, width)
+            torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
+        assert len(module._kernel._plans) == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_a_model_without_memory_goes_layer_by_layer():
+    module = FusedConv([factored(8, 6, 12, 3)], "compiled").to("meta")
+    assert module(torch.empty(2, 6, 9, 9, device="meta")).shape == (2, 12, 7, 7)
 
 
 @both

@@ -7,8 +7,9 @@ import torch
 
 from cpnb.cp import cp_to_tensor, hadamard_but, normalise
 from cpnb.descent import Point
-from cpnb.gauss_newton import CG_TOLERANCE, bounded_least_squares, conjugate_gradients
+from cpnb.gauss_newton import CG_MAX, CG_TOLERANCE, bounded_least_squares, conjugate_gradients
 from cpnb.mttkrp import MttkrpTree
+from cpnb.nls import cp_nls
 
 SHAPES = [(6, 5), (4, 3, 5), (3, 3, 5, 4), (2, 3, 2, 4, 3), (1, 6, 1, 5)]
 RANK = 3
@@ -133,6 +134,18 @@ def test_a_step_by_float32_solves_the_equations_of_float64(monkeypatch, binds, s
     residual = (exact.product(step) + model.gradient).norm(dim=(-2, -1))
     # CG's own tolerance and some for float32's rounding.
     assert bool((residual <= (CG_TOLERANCE + 1e-4) * model.gradient.norm(dim=(-2, -1))).all())
+
+
+def test_collinear_terms_do_not_wear_out_float32():
+    """Σ‖term‖² does not show it: a damping below float32's rounding would, by CG at its limit."""
+    g = torch.Generator().manual_seed(0)
+    root = torch.linalg.cholesky(torch.full((8, 8), 0.9, dtype=torch.float64).fill_diagonal_(1)).T
+    bases = [
+        torch.linalg.qr(torch.randn(12, 8, generator=g, dtype=torch.float64))[0] for _ in "1234"
+    ]
+    cp = cp_nls(cp_to_tensor([q @ root for q in bases]), 8, random_state=1)
+    assert cp.rel_error < 1e-10
+    assert max(row.cg_iterations for row in cp.history) < CG_MAX
 
 
 def test_terms_that_cancel_are_worked_on_in_float64(monkeypatch):

@@ -4,7 +4,6 @@ Triton decides at import whether it interprets, so conftest.py sets TRITON_INTER
 """
 
 import copy
-import os
 
 import pytest
 import torch
@@ -30,9 +29,12 @@ COVERED = [
 
 
 @pytest.fixture(autouse=True)
-def _ieee(monkeypatch):
-    """Products not rounded to TF32, so that float32 can be told from it."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def _ieee():
+    """Products not in TF32, so that float32 can be told from it."""
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    yield
+    convolutions.fp32_precision = before
 
 
 def error(layers, x, dtype=torch.float32):
@@ -142,7 +144,10 @@ def test_the_optimised_net_repeats_its_outputs_on_a_gpu():
     x = torch.randn(3, 1, 31, 25, device=DEVICE)
     with torch.inference_mode():
         torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
-    assert all("compiled" in c.milliseconds for c in fast.report.choices if "conv1" not in c.names)
+    for choice in fast.report.choices:
+        if "conv1" not in choice.names:  # dense: not covered
+            times = choice.milliseconds  # of the kernel's run, not of its compilation
+            assert times["compiled"] < 20 * min(times.values())
 
 
 @needs_cuda
@@ -157,4 +162,7 @@ def test_a_compiled_module_follows_its_weights_to_the_gpu():
 
 
 def test_the_interpreter_is_on_where_there_is_no_gpu():
-    assert CUDA or os.environ.get("TRITON_INTERPRET") == "1"
+    from cpnb.fused import triton_kernels
+
+    interpreted = type(triton_kernels.reduce_vertical).__name__ == "InterpretedFunction"
+    assert interpreted != CUDA

@@ -75,7 +75,8 @@ def test_environment_has_the_pins_of_requirements():
 
 def test_every_import_is_a_declared_dependency():
     """Of cpnb: what it imports and does not bring itself stands in pyproject.toml."""
-    told = {canonicalize_name(Requirement(line).name) for line in project()["dependencies"]}
+    lines = project()["dependencies"] + project()["optional-dependencies"]["gpu"]
+    told = {canonicalize_name(Requirement(line).name) for line in lines}
     package_of = {"PIL": "pillow", "yaml": "pyyaml", "jupyter_client": "jupyter-client"}
     found = {name.split(".")[0] for path in MODULES for name in imports(path)}
     found -= {"cpnb", "__future__"} | set(sys.stdlib_module_names)

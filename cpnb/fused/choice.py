@@ -105,6 +105,9 @@ def fastest(names, layers, x: Tensor, report: Report) -> tuple[nn.Module, Choice
 
 def _look(module: nn.Module, x: Tensor) -> float:
     """Milliseconds of the best of a few passes."""
+    if x.is_cuda:  # what Triton compiles and cuDNN chooses at first is not the layer's time
+        module(x)
+        torch.cuda.synchronize(x.device)
     best, deadline = float("inf"), time.perf_counter() + LOOK_SECONDS
     for _ in range(LOOKS):
         latency = measure_interleaved({"": (module, x)}, warmup=0, runs=1)[""]

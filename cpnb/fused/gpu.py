@@ -17,8 +17,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class Kernel:
     """A factored convolution and what follows it on a GPU: (N, S, H, W) -> (N, T, H', W').
 
-    Sums are in float32. Products of float32 are rounded to TF32 where PyTorch's convolutions may
-    do so (``torch.backends.cudnn.allow_tf32``).
+    Sums are in float32. Products of float32 are in TF32 where PyTorch's convolutions are
+    (``torch.backends.cudnn.conv.fp32_precision``).
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def _kernels():
 
 
 def _precision() -> str:
-    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
 
 
 def _tile(size: int, most: int) -> int:

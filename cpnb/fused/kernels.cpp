@@ -2,7 +2,7 @@
 // maxout or ReLU and the 1x1 convolutions that follow it, over tiles that stay in the cache.
 //
 // Maps lie in NHWC order. Only the last result is written to memory; what lies between stands in
-// buffers of a few hundred KiB that each thread keeps. Called by native.py.
+// a buffer in the cache that each thread keeps. Called by native.py.
 
 #include "layer.h"
 

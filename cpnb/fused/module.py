@@ -104,6 +104,7 @@ def _plain(x: Tensor) -> bool:
         and x.ndim == 4
         and x.layout == torch.strided
         and not (x.requires_grad and torch.is_grad_enabled())
+        and x.device.type in ("cpu", "cuda")
         and not torch.is_autocast_enabled(x.device.type)
     )
 

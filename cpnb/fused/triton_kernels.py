@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+# Sizes of the input: a kernel compiled for one of them serves the others.
+@triton.jit(do_not_specialize=["height", "width", "out_height", "row_tiles"])
 def reduce_vertical(
     x, weights, taps, z, channels, rank, height, width, out_height, row_tiles,
     stride, dilation, pad, steps, size: tl.constexpr, precision: tl.constexpr,
@@ -58,7 +59,7 @@ def reduce_vertical(
     tl.store(z + of_z, acc.to(z.dtype.element_ty), kept[:, :, None] & (r < rank))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions", "width", "out_width"])
 def horizontal_expand(
     z, taps, weights, bias, y, rank, outputs, positions, width, out_width,
     stride, dilation, pad, size, GROUP: tl.constexpr, RELU: tl.constexpr,
