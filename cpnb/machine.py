@@ -115,6 +115,7 @@ def environment() -> dict:
         "dirty": dirty,
         "device": _device(),
         "cpu": _cpu_name(),
+        "simd": torch.backends.cpu.get_cpu_capability(),  # machines of one name differ in it
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),

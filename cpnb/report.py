@@ -57,11 +57,16 @@ def markdown(rows: list[dict] | None = None) -> str:
 def hardware(runs: list[dict]) -> str:
     """The machines that the runs name: the GPU where it did the work, else CPU and threads."""
     machines = {
-        r["gpu"] if r["device"] == "cuda" else f"{r['cpu']}, {counted(r['threads'], 'thread')}"
+        r["gpu"] if r["device"] == "cuda" else f"{cpu(r)}, {counted(r['threads'], 'thread')}"
         for r in runs
     }
     versions = {f"torch {r['versions']['torch']}" for r in runs}
     return "; ".join(sorted(machines) + sorted(versions)) or "–"
+
+
+def cpu(run: dict) -> str:
+    """The processor that a run names, with its vector instructions where they were recorded."""
+    return f"{run['cpu']} ({run['simd']})" if run.get("simd") else run["cpu"]
 
 
 def write_readme(path: Path, rows: list[dict] | None = None) -> bool:

@@ -46,6 +46,12 @@ def test_means_over_seeds_and_the_newest_run_of_each():
     assert line.verdict == "replicated"
 
 
+def test_processors_of_one_name_are_told_apart_by_their_vector_instructions():
+    runs = [MACHINE, MACHINE | {"simd": "AVX2"}]
+    expected = "Some CPU (AVX2), 2 threads; Some CPU, 2 threads; torch 2.15.0"
+    assert report.hardware(runs) == expected
+
+
 @pytest.mark.parametrize("finetuned,verdict", [(0.901, "replicated"), (0.899, "not replicated")])
 def test_a_point_of_accuracy_decides(finetuned, verdict):
     assert (
