@@ -292,3 +292,24 @@ def test_no_compiler_is_told(monkeypatch, tmp_path):
 def test_a_compiler_that_fails_is_told(monkeypatch, tmp_path):
     with pytest.raises(native.KernelUnavailable, match="false does not build the kernel"):
         fresh(monkeypatch, tmp_path, "false")
+
+
+# Of other processors too: what is wider than the machine's own vectors is taken apart by GCC.
+WIDTHS = {
+    4: ["-U__AVX512F__", "-U__AVX__"],
+    8: ["-U__AVX512F__", "-D__AVX__"],
+    16: ["-D__AVX512F__"],
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("lanes", WIDTHS)
+def test_vectors_of_every_width(monkeypatch, tmp_path, lanes):
+    monkeypatch.setattr(native, "FLAGS", [*native.FLAGS, "-O1", *WIDTHS[lanes]])
+    library = fresh(monkeypatch, tmp_path)
+    monkeypatch.setattr(native, "library", lambda: library)
+    assert library.cpnb_lanes() == lanes
+    for make in LAYERS.values():
+        layers = make()
+        x = torch.randn(2, Chain(layers).in_channels, 19, 27)
+        assert_same("compiled", layers, x)

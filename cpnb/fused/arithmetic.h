@@ -26,10 +26,21 @@ constexpr int LANES = 4, ROWS = 3;
 constexpr int SUMS = 4;                   // vectors of sums for each row of a block
 constexpr int FILTERED = 8;               // positions that `filter` works on at once
 
+// Unrolled before GCC decides what to keep in registers: arrays of sums would lie in memory.
+#define UNROLL _Pragma("GCC unroll 8")
+
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 inline Vec& at(float* p) { return *reinterpret_cast<Vec*>(p); }
 inline const Vec& at(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+
+// With few registers GCC would load a weight anew for each use, and be held up by its loads.
+#if defined(__x86_64__) && !defined(__AVX512F__)
+inline void hold(Vec& v) { asm("" : "+x"(v)); }
+#else
+inline void hold(Vec&) {}
+#endif
+
 inline Vec maximum(Vec a, Vec b) { return ((a > b) | (a != a)) ? a : b; }  // keeps NaN, as torch does
 inline Int ceil_div(Int a, Int b) { return (a + b - 1) / b; }
 
@@ -49,18 +60,30 @@ namespace {
 
 // Matrix product
 
+// One step of depth: the fewer of the M factors and N weights stay in registers, the others pass.
+template <int M, int N>
+inline void step(const float* const (&row)[M], Int k, const float* w, Vec (&sum)[M][N]) {
+    if constexpr (M > N) {
+        UNROLL for (int m = 0; m < M; m++)
+            UNROLL for (int n = 0; n < N; n++) sum[m][n] += row[m][k] * at(w + n * LANES);
+    } else {
+        Vec factor[M];
+        UNROLL for (int m = 0; m < M; m++) factor[m] = row[m][k] - Vec{};
+        UNROLL for (int n = 0; n < N; n++) {
+            Vec weight = at(w + n * LANES);
+            hold(weight);
+            UNROLL for (int m = 0; m < M; m++) sum[m][n] += factor[m] * weight;
+        }
+    }
+}
+
 template <int M, int N>
 inline void accumulate(const float* const* rows, const Product& p, const float* w, Vec (&sum)[M][N]) {
     const float* row[M];
-    for (int m = 0; m < M; m++) row[m] = rows[m];
+    UNROLL for (int m = 0; m < M; m++) row[m] = rows[m];
     for (Int tap = 0; tap < p.taps; tap++) {
-        for (Int k = 0; k < p.depth; k++, w += N * LANES) {
-#pragma GCC unroll 8
-            for (int m = 0; m < M; m++)
-#pragma GCC unroll 8
-                for (int n = 0; n < N; n++) sum[m][n] += row[m][k] * at(w + n * LANES);
-        }
-        for (int m = 0; m < M; m++) row[m] += p.tap_stride;
+        for (Int k = 0; k < p.depth; k++, w += N * LANES) step<M, N>(row, k, w, sum);
+        UNROLL for (int m = 0; m < M; m++) row[m] += p.tap_stride;
     }
 }
 
@@ -70,19 +93,26 @@ template <int M, int N, int G>
 void block(const float* const* rows, const Product& p, const float* w, const float* bias,
            float* const* out, Int first, Int stride) {
     Vec sum[M][N];
-    for (int n = 0; n < N; n++)
-        for (int m = 0; m < M; m++) sum[m][n] = at(bias + n * LANES);
+    UNROLL for (int n = 0; n < N; n++)
+        UNROLL for (int m = 0; m < M; m++) sum[m][n] = at(bias + n * LANES);
     accumulate<M, N>(rows, p, w, sum);
-    for (int m = 0; m < M; m++) {
-        for (int n = 0; n < N; n += G) {
-            Vec best = sum[m][n];
-            for (int g = 1; g < G; g++) best = maximum(best, sum[m][n + g]);
-            if (p.relu) best = best < 0 ? Vec{} : best;
-            const Int vector = first + n / G, left = p.outputs - vector * LANES;
-            float* target = out[m] + vector * stride;
-            if (left >= LANES || stride != LANES) at(target) = best;
-            else for (Int i = 0; i < left; i++) target[i] = best[i];
+    const bool relu = p.relu;
+    UNROLL for (int m = 0; m < M; m++) {
+        UNROLL for (int v = 0; v < N / G; v++) {
+            Vec best = sum[m][v * G];
+            UNROLL for (int g = 1; g < G; g++) best = maximum(best, sum[m][v * G + g]);
+            sum[m][v] = relu ? (best < 0 ? Vec{} : best) : best;
         }
+    }
+    const Int left = p.outputs - first * LANES;
+    if (stride != LANES || left >= N / G * LANES) {
+        UNROLL for (int m = 0; m < M; m++)
+            UNROLL for (int v = 0; v < N / G; v++) at(out[m] + (first + v) * stride) = sum[m][v];
+    } else {
+        float values[M][N / G * LANES];
+        UNROLL for (int m = 0; m < M; m++)
+            UNROLL for (int v = 0; v < N / G; v++) at(values[m] + v * LANES) = sum[m][v];
+        for (int m = 0; m < M; m++) std::copy_n(values[m], left, out[m] + first * LANES);
     }
 }
 
@@ -136,8 +166,7 @@ inline void filter_block(const float* const* lines, Int taps, const float* w, In
     for (Int t = 0; t < taps; t++) {
         const Vec weight = at(w + t * LANES);
         const float* line = lines[t] + from * step;
-#pragma GCC unroll 8
-        for (int b = 0; b < B; b++) sum[b] += at(line + b * step) * weight;
+        UNROLL for (int b = 0; b < B; b++) sum[b] += at(line + b * step) * weight;
     }
     for (int b = 0; b < B; b++) at(out + (from + b) * out_stride) = sum[b];
 }
