@@ -1,8 +1,9 @@
-// The two inner loops that do all arithmetic.
+// The inner loops that do all arithmetic.
 //
 //   product   a narrow matrix product, sums held in registers; with `taps` the left matrix is
 //             gathered on the fly, which makes it a dense convolution;
-//   filter    a 1-D depthwise filter of one vector of channels, several positions at once.
+//   filter    a 1-D depthwise filter of one vector of channels, several positions at once;
+//   slide     the same for neighbours, the usual case: each is loaded once.
 //
 // A maxout costs no memory traffic: the candidates for one output are different registers.
 
@@ -17,7 +18,7 @@ namespace {
 using Int = std::int64_t;
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 6;  // 24 sums, 4 weights and a factor: 29 of 32 registers
+constexpr int LANES = 16, ROWS = 6;  // 24 sums, 4 weights and a factor
 #elif defined(__AVX__)
 constexpr int LANES = 8, ROWS = 3;
 #else
@@ -25,9 +26,10 @@ constexpr int LANES = 4, ROWS = 3;
 #endif
 constexpr int SUMS = 4;                   // vectors of sums for each row of a block
 constexpr int FILTERED = 8;               // positions that `filter` works on at once
+constexpr int SLID = 4;                   // and `slide`: with 9 weights they fit in 16 registers
 
 // Unrolled before GCC decides what to keep in registers: arrays of sums would lie in memory.
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 32")
 
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -189,6 +191,51 @@ inline void filter(const float* const* lines, Int taps, const float* w, Int coun
         filter_blocks<4>(lines, taps, w, count, step, out, out_stride);
     else
         filter_blocks<1>(lines, taps, w, count, step, out, out_stride);
+}
+
+// Depthwise filter of D taps over neighbours: in(i) has a part in results i - D + 1 to i.
+
+template <int D, class In>
+inline void slide_block(const In& in, const float* w, float* out, Int out_stride) {
+    Vec weight[D], sum[SLID] = {};
+    UNROLL for (int t = 0; t < D; t++) {
+        weight[t] = at(w + t * LANES);
+        hold(weight[t]);
+    }
+    UNROLL for (int i = 0; i < SLID + D - 1; i++) {
+        const Vec value = at(in(i));
+        UNROLL for (int b = 0; b < SLID; b++)
+            if (b <= i && i < b + D) sum[b] += value * weight[i - b];
+    }
+    UNROLL for (int b = 0; b < SLID; b++) at(out + b * out_stride) = sum[b];
+}
+
+template <int D, class In>
+inline bool slide_blocks(Int count, Int repeats, const In& in, const float* w, float* out,
+                         Int out_stride, Int repeat_stride) {
+    if (count < SLID) return false;
+    for (Int r = 0; r < repeats; r++, out += repeat_stride) {
+        for (Int i = 0; i < count; i += SLID) {
+            const Int from = std::min(i, count - SLID);
+            const auto neighbour = [&](int k) { return in(from + k, r); };
+            slide_block<D>(neighbour, w, out + from * out_stride, out_stride);
+        }
+    }
+    return true;
+}
+
+// `count` results, `repeats` times; in(i, r) is the i-th neighbour of the r-th time. False where
+// it is made for no such filter.
+template <class In>
+inline bool slide(Int taps, Int count, Int repeats, const In& in, const float* w, float* out,
+                  Int out_stride, Int repeat_stride) {
+    const auto run = taps == 3   ? slide_blocks<3, In>
+                     : taps == 5 ? slide_blocks<5, In>
+                     : taps == 7 ? slide_blocks<7, In>
+                     : taps == 8 ? slide_blocks<8, In>
+                     : taps == 9 ? slide_blocks<9, In>
+                                 : nullptr;
+    return run && run(count, repeats, in, w, out, out_stride, repeat_stride);
 }
 
 }  // namespace

@@ -177,6 +177,7 @@ class Layer {
 
     // Reduce rows first … last, counted from the top of the padding, and columns from `left` on.
     void fill_ring(Work& work, Int sample, Int group, Int first, Int last, Int left, Int columns) const {
+        const Int deep = planes(), step = plane();
         Int count = 0;
         for (Int row = first; row < last; row++) {
             const Int from = row - g.pad_y;
@@ -184,7 +185,7 @@ class Layer {
             for (Int j = 0; j < columns; j++, slot += LANES) {
                 const Int column = left + j;
                 if (from < 0 || from >= g.height || column < 0 || column >= g.width) {
-                    for (Int p = 0; p < planes(); p++) at(slot + p * plane()) = Vec{};
+                    for (Int p = 0; p < deep; p++) at(slot + p * step) = Vec{};
                 } else {
                     const Int position = (sample * g.height + from) * g.width + column;
                     work.reduce_from[count] = x_ + (position * g.groups + group) * g.channels;
@@ -192,7 +193,7 @@ class Layer {
                 }
             }
         }
-        product(work.reduce_from, count, reduce_[group], work.reduce_to, plane());
+        product(work.reduce_from, count, reduce_[group], work.reduce_to, step);
     }
 
     void filter_rows(Work& work, Int group, Int first, Int rows, Int wide) const {
@@ -202,20 +203,36 @@ class Layer {
             const float* maps = work.ring + p * plane();
             const float* down = vertical_ + (group * planes() + p) * g.size_y * LANES;
             const float* across = horizontal_ + (group * planes() + p) * g.size_x * LANES;
-            for (Int j = 0; j < columns; j += CHUNK) {
-                for (Int i = 0; i < rows; i++) {
-                    for (Int t = 0; t < g.size_y; t++)
-                        work.lines[t] = maps + work.slots[i * g.stride_y + t * g.dilation_y] + j * LANES;
-                    filter(work.lines, g.size_y, down, std::min(CHUNK, columns - j), LANES,
-                           work.filtered + (i * columns_ + j) * LANES, LANES);
-                }
-            }
+            filter_down(work, maps, down, rows, columns);
+            filter_across(work, across, rows, wide, p);
+        }
+    }
+
+    void filter_down(Work& work, const float* maps, const float* w, Int rows, Int columns) const {
+        const auto line = [&](Int i, Int j) { return maps + work.slots[i] + j * LANES; };
+        if (g.stride_y == 1 && g.dilation_y == 1 &&
+            slide(g.size_y, rows, columns, line, w, work.filtered, columns_ * LANES, LANES))
+            return;
+        for (Int j = 0; j < columns; j += CHUNK) {
             for (Int i = 0; i < rows; i++) {
-                for (Int t = 0; t < g.size_x; t++)
-                    work.lines[t] = work.filtered + (i * columns_ + t * g.dilation_x) * LANES;
-                filter(work.lines, g.size_x, across, wide, g.stride_x * LANES,
-                       work.mid + (work.used + i * wide) * channels() + p * LANES, channels());
+                for (Int t = 0; t < g.size_y; t++)
+                    work.lines[t] = line(i * g.stride_y + t * g.dilation_y, j);
+                filter(work.lines, g.size_y, w, std::min(CHUNK, columns - j), LANES,
+                       work.filtered + (i * columns_ + j) * LANES, LANES);
             }
+        }
+    }
+
+    void filter_across(Work& work, const float* w, Int rows, Int wide, Int p) const {
+        const auto vector = [&](Int j, Int i) { return work.filtered + (i * columns_ + j) * LANES; };
+        float* out = work.mid + work.used * channels() + p * LANES;
+        if (g.stride_x == 1 && g.dilation_x == 1 &&
+            slide(g.size_x, wide, rows, vector, w, out, channels(), wide * channels()))
+            return;
+        for (Int i = 0; i < rows; i++) {
+            for (Int t = 0; t < g.size_x; t++) work.lines[t] = vector(t * g.dilation_x, i);
+            filter(work.lines, g.size_x, w, wide, g.stride_x * LANES, out + i * wide * channels(),
+                   channels());
         }
     }
 
