@@ -16,8 +16,8 @@ from torch import nn
 from cpnb.fastconv import conv2d_by_fft, fast_convolutions
 
 PEERS = ("onnxruntime", "openvino", "onnx")
-LEAST_TURNS, MOST_TURNS, PASSES, SLOW = 3, 40, 5, 0.2
-SETTLE = 0.01  # seconds until threads of the runtime before have stopped spinning
+LEAST_TURNS, MOST_TURNS, PASSES, SLOW = 3, 40, 20, 0.1
+SETTLE = 0.1  # seconds until threads of the runtime before have stopped spinning
 
 
 def versions() -> dict:
