@@ -12,18 +12,20 @@ from cpnb.alexnet_claims import ALEXNET_CLAIMS
 from cpnb.findings import NO, YES, Claim, Finding, counted
 from cpnb.rival_claims import RIVAL_CLAIMS
 
+RANKS_64 = {"conv2": 64, "conv3": 64}
+
 
 def _runs(rows: list[dict], **wanted) -> list[dict]:
     return [r for r in rows if all(r.get(k) == v for k, v in wanted.items())]
 
 
-def _main_runs(rows: list[dict], ranks=(64, 64)) -> list[dict]:
+def _main_runs(rows: list[dict], ranks: dict = RANKS_64) -> list[dict]:
     """The pipeline on real characters, the test split; the newest run of each seed."""
     runs = _runs(rows, claim="charnet-finetune", dataset="chars74k", method="nls")
     kept = [
         r
         for r in runs
-        if r["ranks"] == list(ranks)
+        if dict(zip(r["layers"], r["ranks"], strict=True)) == ranks
         and r["parameters"].get("max_degeneracy")
         and r["parameters"].get("split", "test") == "test"
     ]
@@ -110,19 +112,20 @@ def fused_within_a_point(goal: float):
     def finding(rows):
         nets: dict[tuple, list[dict]] = {}
         for run in _runs(rows, claim="inference", device="cpu", input=[64, 1, 24, 24], threads=2):
-            if set(run["ranks"]) == {"conv2", "conv3"}:
-                nets.setdefault(tuple(run["ranks"].values()), []).append(run)
+            if run["case"].startswith("CharNet"):
+                nets.setdefault(tuple(run["ranks"].items()), []).append(run)
         kept = []
         for ranks, runs in nets.items():
-            tuned = _main_runs(rows, ranks)
+            tuned = _main_runs(rows, dict(ranks))
             if tuned and _drop(tuned, "accuracy_finetuned") <= 1:
                 kept.append((*_of_newest_code(runs), ranks, tuned))
         if not kept:
             return None
         found, told, runs, ranks, tuned = max(kept, key=lambda net: net[0])
+        drop = _drop(tuned, "accuracy_finetuned")
         here = (
-            f"ranks {ranks[0]} and {ranks[1]}: {told}, against the fastest dense net of all "
-            f"runtimes; drop {_drop(tuned, 'accuracy_finetuned'):.2f} points "
+            f"ranks {', '.join(f'{rank} ({layer})' for layer, rank in ranks)}: {told}, against the "
+            f"fastest dense net of all runtimes; drop {drop:.2f} points "
             f"(mean of {counted(len(tuned), 'seed')})"
         )
         return Finding(here, YES if found >= goal else NO, [*runs, *tuned])
@@ -212,7 +215,6 @@ def dense_image(rows):
     return Finding(here, "bound confirmed" if abs(bound / 33.6 - 1) < 0.01 else NO, runs)
 
 
-RANKS_64 = {"conv2": 64, "conv3": 64}
 RUN = ".venv/bin/python -m cpnb.sweep notebooks/{} --parameters notebooks/parameters/full.yaml"
 RUN_02 = RUN.format("02_train_charnet.ipynb")
 RUN_03 = RUN.format("03_decompose.ipynb")
