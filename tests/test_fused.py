@@ -49,6 +49,7 @@ LAYERS = {
         *(factored(3, 5, 24, 3), nn.ReLU(), nn.Conv2d(24, 40, 1, bias=False)),
         *(Maxout(2), nn.Dropout(), nn.Conv2d(20, 37, 1), Maxout(1)),
     ],
+    "7 and 8 taps": lambda: [factored(6, 5, 9, (7, 8), padding=(3, 4))],
     "maxout over 3": lambda: [factored(6, 5, 33, 3), Maxout(3)],
     "groups": lambda: [factored(5, 10, 24, 5, padding=2, groups=2), Maxout(2)],
     "depthwise": lambda: [factored(2, 5, 10, 3, groups=5), nn.ReLU()],
