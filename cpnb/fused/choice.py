@@ -16,6 +16,7 @@ from cpnb.layers import CPConv2d
 from cpnb.speed import measure_interleaved
 
 HOPELESS = 2.0  # times the best of a first look: not measured any further
+FAR = 10.0  # times the best: the other memory layout of the dense form would not mend that
 LOOKS, LOOK_SECONDS, SECONDS = 3, 0.05, 0.1  # a contender
 
 
@@ -31,6 +32,7 @@ class Choice:
         Shape that they were measured on.
     milliseconds
         Path to the median of its runs; of a path that was hopeless from the start, a first look.
+        The second dense form is left out where the first is hopeless by far.
     path
         The fastest.
     """
@@ -93,7 +95,11 @@ def fastest(names, layers, x: Tensor, report: Report) -> tuple[nn.Module, Choice
     for contender in contenders.values():
         contender.to(memory_format=contender.layout)
     x = x.contiguous(memory_format=torch.channels_last)
-    looks = {path: _look(contender, x) for path, contender in contenders.items()}
+    looks = {}
+    for path in reversed(contenders):  # the dense forms last
+        if path == "dense, NCHW" and looks.get("dense", 0.0) > FAR * min(looks.values()):
+            continue  # seconds on a large image
+        looks[path] = _look(contenders[path], x)
     limit = HOPELESS * min(looks.values())
     hopeful = {path: (contenders[path], x) for path, ms in looks.items() if ms <= limit}
     if len(hopeful) > 1:
