@@ -72,7 +72,6 @@ def test_a_dense_form_slower_by_far_is_not_timed_twice(monkeypatch, dense, seen)
     monkeypatch.setattr(choice, "_look", lambda module, x: dense if module.path == "dense" else 1.0)
     fast = optimize_for_inference(charnet(), torch.randn(2, 1, 24, 24))
     assert ["dense, NCHW" in c.milliseconds for c in fast.report.choices] == [seen] * 3
-    assert "-" in str(fast.report)  # for it, or for the factored form of conv1, which has none
 
 
 def test_the_fastest_path_is_taken(monkeypatch):
