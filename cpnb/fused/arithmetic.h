@@ -30,6 +30,7 @@ constexpr int SLID = 4;                   // and `slide`: with 9 weights they fi
 
 // Unrolled before GCC decides what to keep in registers: arrays of sums would lie in memory.
 #define UNROLL _Pragma("GCC unroll 32")
+#define UNROLL_4 _Pragma("GCC unroll 4")  // where the loop's own instructions count
 
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -84,7 +85,7 @@ inline void accumulate(const float* const* rows, const Product& p, const float* 
     const float* row[M];
     UNROLL for (int m = 0; m < M; m++) row[m] = rows[m];
     for (Int tap = 0; tap < p.taps; tap++) {
-        for (Int k = 0; k < p.depth; k++, w += N * LANES) step<M, N>(row, k, w, sum);
+        UNROLL_4 for (Int k = 0; k < p.depth; k++, w += N * LANES) step<M, N>(row, k, w, sum);
         UNROLL for (int m = 0; m < M; m++) row[m] += p.tap_stride;
     }
 }
@@ -193,49 +194,51 @@ inline void filter(const float* const* lines, Int taps, const float* w, Int coun
         filter_blocks<1>(lines, taps, w, count, step, out, out_stride);
 }
 
-// Depthwise filter of D taps over neighbours: in(i) has a part in results i - D + 1 to i.
+// Depthwise filter of D taps over neighbours: line i has a part in results i - D + 1 to i.
 
-template <int D, class In>
-inline void slide_block(const In& in, const float* w, float* out, Int out_stride) {
+template <int D>
+inline void slide_block(const float* const (&line)[SLID + D - 1], Int shift, const float* w,
+                        float* out, Int out_stride) {
     Vec weight[D], sum[SLID] = {};
     UNROLL for (int t = 0; t < D; t++) {
         weight[t] = at(w + t * LANES);
         hold(weight[t]);
     }
     UNROLL for (int i = 0; i < SLID + D - 1; i++) {
-        const Vec value = at(in(i));
+        Vec value = at(line[i] + shift);
+        hold(value);
         UNROLL for (int b = 0; b < SLID; b++)
             if (b <= i && i < b + D) sum[b] += value * weight[i - b];
     }
     UNROLL for (int b = 0; b < SLID; b++) at(out + b * out_stride) = sum[b];
 }
 
-template <int D, class In>
-inline bool slide_blocks(Int count, Int repeats, const In& in, const float* w, float* out,
-                         Int out_stride, Int repeat_stride) {
-    if (count < SLID) return false;
-    for (Int r = 0; r < repeats; r++, out += repeat_stride) {
-        for (Int i = 0; i < count; i += SLID) {
-            const Int from = std::min(i, count - SLID);
-            const auto neighbour = [&](int k) { return in(from + k, r); };
-            slide_block<D>(neighbour, w, out + from * out_stride, out_stride);
-        }
+template <int D>
+void slide_blocks(const float* const* lines, Int count, Int repeats, Int step, const float* w,
+                  float* out, Int out_stride, Int repeat_stride) {
+    for (Int i = 0; i < count; i += SLID) {
+        const Int from = std::min(i, count - SLID);
+        const float* line[SLID + D - 1];
+        UNROLL for (int k = 0; k < SLID + D - 1; k++) line[k] = lines[from + k];
+        float* to = out + from * out_stride;
+        for (Int r = 0; r < repeats; r++, to += repeat_stride)
+            slide_block<D>(line, r * step, w, to, out_stride);
     }
-    return true;
 }
 
-// `count` results, `repeats` times; in(i, r) is the i-th neighbour of the r-th time. False where
-// it is made for no such filter.
-template <class In>
-inline bool slide(Int taps, Int count, Int repeats, const In& in, const float* w, float* out,
-                  Int out_stride, Int repeat_stride) {
-    const auto run = taps == 3   ? slide_blocks<3, In>
-                     : taps == 5 ? slide_blocks<5, In>
-                     : taps == 7 ? slide_blocks<7, In>
-                     : taps == 8 ? slide_blocks<8, In>
-                     : taps == 9 ? slide_blocks<9, In>
+// `count` results, `repeats` times, each time `step` further on in all lines. False where it is
+// made for no such filter.
+inline bool slide(const float* const* lines, Int taps, const float* w, Int count, Int repeats,
+                  Int step, float* out, Int out_stride, Int repeat_stride) {
+    const auto run = taps == 3   ? slide_blocks<3>
+                     : taps == 5 ? slide_blocks<5>
+                     : taps == 7 ? slide_blocks<7>
+                     : taps == 8 ? slide_blocks<8>
+                     : taps == 9 ? slide_blocks<9>
                                  : nullptr;
-    return run && run(count, repeats, in, w, out, out_stride, repeat_stride);
+    if (!run || count < SLID) return false;
+    run(lines, count, repeats, step, w, out, out_stride, repeat_stride);
+    return true;
 }
 
 }  // namespace

@@ -54,39 +54,32 @@ class Kernel:
             )
             self._down = self._filter(front.vertical.weight, groups, width)
             self._across = self._filter(front.horizontal.weight, groups, width)
-        self._links = self._products(groups)
+        self._links, self._channels = self._products(groups), chain.in_channels
         (top, bottom), (left, right) = chain.padding
-        margin = (0, 0, left, right, top, bottom)
+        margin = (left, right, top, bottom)
         self._margin = margin if not self._factored and any(margin) else None
         self._plans = {}
 
     def takes(self, x: Tensor) -> bool:
         """Whether x is float32 on the CPU, with as many channels."""
-        right = x.device.type == "cpu" and x.dtype == torch.float32
-        return right and x.shape[1] == self.chain.in_channels
+        return x.is_cpu and x.dtype == torch.float32 and x.shape[1] == self._channels
 
     def __call__(self, x: Tensor) -> Tensor:
         """The layer's output, in channels_last."""
         key = x.shape, torch.get_num_threads()
-        size, geometry, links = self._plans.get(key) or self._plan(*key)
-        maps = x.detach().permute(0, 2, 3, 1)
+        size, strides, call = self._plans.get(key) or self._plan(*key)
         if self._margin:
-            maps = F.pad(maps, self._margin)
-        maps, result = maps.contiguous(), x.new_empty(size)
-        if not result.numel():
-            return result.permute(0, 3, 1, 2)
-        failed = self._library.cpnb_run(
-            *(geometry, maps.data_ptr(), result.data_ptr(), self._reduce),
-            *(_pointer(self._down), _pointer(self._across), links, len(links) // self.chain.groups),
-        )
-        if failed:
+            x = F.pad(x, self._margin)
+        x = x.contiguous(memory_format=torch.channels_last)
+        result = x.new_empty_strided(size, strides)
+        if result.numel() and self._library.cpnb_run(call, x.data_ptr(), result.data_ptr()):
             raise MemoryError("the compiled kernel could not allocate its buffers")
-        return result.permute(0, 3, 1, 2)
+        return result
 
     def _plan(self, shape: torch.Size, threads: int):
-        """What a call on such input hands over, kept: to build it takes as long as a small layer.
+        """The result's size and strides, and what a call on such input hands over.
 
-        The result's size in NHWC order, the geometry and the links.
+        Kept: to build it takes as long as a small layer.
         """
         chain, groups = self.chain, self.chain.groups
         samples, channels, rows, columns = shape
@@ -102,9 +95,13 @@ class Kernel:
             *(height, width, chain.out_channels // groups, groups),
             *(*chain.kernel_size, *chain.stride, top, left, *chain.dilation, rank, threads),
         )
+        filters = _pointer(self._down), _pointer(self._across)
+        call = native.Call(geometry, self._reduce, *filters, links, len(links) // groups)
         if len(self._plans) >= MOST_PLANS:
             self._plans.clear()
-        plan = (samples, height, width, chain.out_channels), ctypes.pointer(geometry), links
+        maps = chain.out_channels
+        strides = height * width * maps, 1, width * maps, maps  # channels_last
+        plan = (samples, maps, height, width), strides, ctypes.pointer(call)
         self._plans[shape, threads] = plan
         return plan
 

@@ -11,14 +11,13 @@ extern "C" {
 int cpnb_lanes() { return LANES; }
 int cpnb_sums() { return SUMS; }
 
-// 0, or 1 where memory ran out. `reduce`, `vertical` and `horizontal` are unused for rank 0; each
-// group has its own products and filters, one after the other.
-int cpnb_run(const Geometry* geometry, const float* x, float* y, const Product* reduce,
-             const float* vertical, const float* horizontal, const Product* chain, Int links) {
-    const Layer layer(*geometry, x, y, reduce, vertical, horizontal, chain, links);
+// 0, or 1 where memory ran out.
+int cpnb_run(const Call* call, const float* x, float* y) {
+    const Layer layer(*call, x, y);
+    const Int threads = call->geometry.threads;
     int failed = 0;
     if (layer.result_bytes() >= 4 * HUGE_PAGE) wish_huge_pages(y, layer.result_bytes());
-#pragma omp parallel num_threads(int(geometry->threads)) if (layer.units() > 1 && geometry->threads > 1)
+#pragma omp parallel num_threads(int(threads)) if (layer.units() > 1 && threads > 1)
     {
         bool ready = true;
         try {

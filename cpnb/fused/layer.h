@@ -15,6 +15,16 @@ struct Geometry {
     Int rank, threads;
 };
 
+// All that calls on input of one shape have in common. `reduce`, `vertical` and `horizontal` are
+// unused for rank 0; each group has its own products and filters, one after the other.
+struct Call {
+    Geometry geometry;
+    const Product* reduce;
+    const float *vertical, *horizontal;
+    const Product* chain;
+    Int links;
+};
+
 }  // extern "C"
 
 namespace {
@@ -27,10 +37,9 @@ constexpr Int CHUNK = 16;               // columns filtered down before they are
 
 class Layer {
   public:
-    Layer(const Geometry& geometry, const float* x, float* y, const Product* reduce,
-          const float* vertical, const float* horizontal, const Product* chain, Int links)
-        : g(geometry), x_(x), y_(y), reduce_(reduce), vertical_(vertical),
-          horizontal_(horizontal), chain_(chain), links_(links) {
+    Layer(const Call& call, const float* x, float* y)
+        : g(call.geometry), x_(x), y_(y), reduce_(call.reduce), vertical_(call.vertical),
+          horizontal_(call.horizontal), chain_(call.chain), links_(call.links) {
         if (g.rank) plan_tiles(); else plan_dense();
     }
 
@@ -45,7 +54,8 @@ class Layer {
                Scratch::bytes<float>(planes() * plane()) +
                Scratch::bytes<float>(BLOCK_ROWS * columns_ * LANES) +
                2 * Scratch::bytes<float*>(ring_rows_ * columns_) +
-               Scratch::bytes<Int>(ring_rows_) +
+               Scratch::bytes<Int>(ring_rows_) + Scratch::bytes<float*>(ring_rows_) +
+               Scratch::bytes<float*>(columns_) +
                Scratch::bytes<float*>(std::max(g.size_y, g.size_x));
     }
 
@@ -65,8 +75,10 @@ class Layer {
         float *mid, *ring, *filtered;
         const float** reduce_from;
         float** reduce_to;
-        Int* slots;
-        const float** lines;
+        Int* slots;            // where in a plane the rows that are filtered now stand
+        const float** down;    // these rows of one plane
+        const float** across;  // the columns of `filtered`
+        const float** lines;   // what meets the taps of a filter
         Scratch& scratch;
 
         Work(const Layer& layer, Scratch& scratch)
@@ -79,6 +91,9 @@ class Layer {
             reduce_from = scratch.take<const float*>(layer.ring_rows_ * layer.columns_);
             reduce_to = scratch.take<float*>(layer.ring_rows_ * layer.columns_);
             slots = scratch.take<Int>(layer.ring_rows_);
+            down = scratch.take<const float*>(layer.ring_rows_);
+            across = scratch.take<const float*>(layer.columns_);
+            for (Int j = 0; j < layer.columns_; j++) across[j] = filtered + j * LANES;
             lines = scratch.take<const float*>(std::max(layer.g.size_y, layer.g.size_x));
         }
     };
@@ -201,22 +216,23 @@ class Layer {
         for (Int i = 0; i < rows_in(rows); i++) work.slots[i] = (first + i) % ring_rows_ * pitch();
         for (Int p = 0; p < planes(); p++) {
             const float* maps = work.ring + p * plane();
+            for (Int i = 0; i < rows_in(rows); i++) work.down[i] = maps + work.slots[i];
             const float* down = vertical_ + (group * planes() + p) * g.size_y * LANES;
             const float* across = horizontal_ + (group * planes() + p) * g.size_x * LANES;
-            filter_down(work, maps, down, rows, columns);
+            filter_down(work, down, rows, columns);
             filter_across(work, across, rows, wide, p);
         }
     }
 
-    void filter_down(Work& work, const float* maps, const float* w, Int rows, Int columns) const {
-        const auto line = [&](Int i, Int j) { return maps + work.slots[i] + j * LANES; };
+    void filter_down(Work& work, const float* w, Int rows, Int columns) const {
         if (g.stride_y == 1 && g.dilation_y == 1 &&
-            slide(g.size_y, rows, columns, line, w, work.filtered, columns_ * LANES, LANES))
+            slide(work.down, g.size_y, w, rows, columns, LANES, work.filtered, columns_ * LANES,
+                  LANES))
             return;
         for (Int j = 0; j < columns; j += CHUNK) {
             for (Int i = 0; i < rows; i++) {
                 for (Int t = 0; t < g.size_y; t++)
-                    work.lines[t] = line(i * g.stride_y + t * g.dilation_y, j);
+                    work.lines[t] = work.down[i * g.stride_y + t * g.dilation_y] + j * LANES;
                 filter(work.lines, g.size_y, w, std::min(CHUNK, columns - j), LANES,
                        work.filtered + (i * columns_ + j) * LANES, LANES);
             }
@@ -224,13 +240,14 @@ class Layer {
     }
 
     void filter_across(Work& work, const float* w, Int rows, Int wide, Int p) const {
-        const auto vector = [&](Int j, Int i) { return work.filtered + (i * columns_ + j) * LANES; };
+        const Int row = columns_ * LANES;
         float* out = work.mid + work.used * channels() + p * LANES;
         if (g.stride_x == 1 && g.dilation_x == 1 &&
-            slide(g.size_x, wide, rows, vector, w, out, channels(), wide * channels()))
+            slide(work.across, g.size_x, w, wide, rows, row, out, channels(), wide * channels()))
             return;
         for (Int i = 0; i < rows; i++) {
-            for (Int t = 0; t < g.size_x; t++) work.lines[t] = vector(t * g.dilation_x, i);
+            for (Int t = 0; t < g.size_x; t++)
+                work.lines[t] = work.across[t * g.dilation_x] + i * row;
             filter(work.lines, g.size_x, w, wide, g.stride_x * LANES, out + i * wide * channels(),
                    channels());
         }

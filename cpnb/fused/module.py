@@ -4,6 +4,8 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.jit import is_tracing
 
 from cpnb.fused import gpu, kernel, portable
 from cpnb.fused.chain import Chain
@@ -99,15 +101,15 @@ def _compiled(chain: Chain):
 def _plain(x: Tensor) -> bool:
     """Whether x is a batch whose memory may be handed to the kernel."""
     return (
-        type(x) in (Tensor, nn.Parameter)
-        and not _traced()
+        (type(x) is Tensor or type(x) is nn.Parameter)
         and x.ndim == 4
-        and x.layout == torch.strided
+        and (x.is_cpu or x.is_cuda)
+        and x.layout is torch.strided
         and not (x.requires_grad and torch.is_grad_enabled())
-        and x.device.type in ("cpu", "cuda")
-        and not torch.is_autocast_enabled(x.device.type)
+        and not torch.is_autocast_enabled("cpu" if x.is_cpu else "cuda")
+        and not _traced()
     )
 
 
 def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_compiling() or is_tracing()

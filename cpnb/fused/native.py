@@ -48,6 +48,19 @@ class Geometry(ctypes.Structure):
     ]
 
 
+class Call(ctypes.Structure):
+    """`Call` of layer.h."""
+
+    _fields_ = [
+        ("geometry", Geometry),
+        ("reduce", ctypes.POINTER(Product)),
+        ("vertical", ctypes.c_void_p),
+        ("horizontal", ctypes.c_void_p),
+        ("chain", ctypes.POINTER(Product)),
+        ("links", ctypes.c_int64),
+    ]
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The loaded kernel, built first where the cache does not hold it.
@@ -61,11 +74,7 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(_built()))
     except OSError as error:
         raise KernelUnavailable(f"the compiled kernel cannot be loaded: {error}") from error
-    pointer = ctypes.c_void_p
-    loaded.cpnb_run.argtypes = [
-        *(ctypes.POINTER(Geometry), pointer, pointer),
-        *(ctypes.POINTER(Product), pointer, pointer, ctypes.POINTER(Product), ctypes.c_int64),
-    ]
+    loaded.cpnb_run.argtypes = [ctypes.POINTER(Call), ctypes.c_void_p, ctypes.c_void_p]
     return loaded
 
 
