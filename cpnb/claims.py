@@ -221,7 +221,7 @@ RUN_03 = RUN.format("03_decompose.ipynb")
 RUN_04 = RUN.format("04_finetune.ipynb") + " --grid seed=0,1,2"
 RUN_05 = RUN.format("05_speedup.ipynb")
 LOWER = (
-    f"{RUN_04} -p rank_conv2 32 -p rank_conv3 96 -p lr 0.003 && "
+    f"{RUN_04} -p rank_conv2 32 -p rank_conv3 96 -p rank_conv1 24 -p lr 0.003 && "
     ".venv/bin/python benchmarks/bench_inference.py"
 )
 NO_GPU = "not tested yet: no GPU run recorded"
