@@ -45,7 +45,8 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
         In evaluation mode, without gradients of its parameters, the outputs those of the model up
         to rounding, its convolutions' maps in channels_last. It may be called from several threads.
         Its attribute `report` tells what was measured and chosen. Exported, traced or under
-        ``torch.compile`` it is the layers one by one.
+        ``torch.compile`` it is the layers one by one. Kernels hold copies of the weights:
+        ``load_state_dict`` and ``to`` renew them, a change in place of a weight does not.
 
     Raises
     ------
@@ -65,15 +66,18 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
         return _remarked(fast, Report(), "no factored layer: returned as it is")
     fast = _taken_apart(fast)
     with torch.no_grad():
-        calls, expected = _observe(fast, example)
-        for fuse in (True, False):
+        # Copies, since a model may write into its input.
+        calls, expected = _observe(fast, example.clone())
+        # An output without tensors that could be compared cannot tell of a second use of maps.
+        for fuse in (True, False) if _tensors(expected) else (False,):
             candidate, report = _replaced(fast, calls, fuse)
-            if _same(candidate(example), expected):
+            if _same(candidate(example.clone()), expected):
                 break
         else:
             raise RuntimeError(
                 f"the optimised {type(model).__name__} does not repeat the model's output on the "
-                "example; is the model deterministic in evaluation mode?"
+                "example: the model is not deterministic in evaluation mode, or terms of its "
+                "factored layers cancel until rounding shows"
             )
     candidate.report = report
     return candidate
@@ -130,6 +134,8 @@ def _replaced(model: nn.Module, calls: dict, fuse: bool) -> tuple[nn.Module, Rep
         fused, choice = fastest(names, layers, x, report)
         report.choices.append(choice)
         for name, layer in zip(names, [fused] + [nn.Identity()] * (len(names) - 1), strict=True):
+            if not name:
+                return layer, report  # the model is this one layer
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
     return model, report

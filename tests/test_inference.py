@@ -165,6 +165,73 @@ def test_a_second_use_of_maps_is_respected():
     assert_same(fast, net, torch.randn(2, 4, 9, 9))
 
 
+class Wrapped:
+    """An output whose tensors nobody can find."""
+
+    def __init__(self, maps):
+        self.maps = maps
+
+
+def test_nothing_is_fused_where_the_output_cannot_be_compared():
+    class Model(Branching):
+        def forward(self, x):
+            return Wrapped(super().forward(x))
+
+    net, x = Model(factored(6, 4, 8, 3), nn.ReLU()).eval(), torch.randn(2, 4, 9, 9)
+    fast = optimize_for_inference(net, x)
+    assert [c.names for c in fast.report.choices] == [["0"]]
+    torch.testing.assert_close(fast(x).maps, net(x).maps, rtol=1e-5, atol=1e-5)
+
+
+def test_a_factored_layer_by_itself_is_replaced():
+    layer, x = factored(6, 4, 8, 3), torch.randn(2, 4, 9, 9)
+    fast = optimize_for_inference(layer, x)
+    assert isinstance(fast, FusedConv) and fast.path == fast.report.choices[0].path
+    assert_same(fast, layer, x)
+
+
+def test_saved_and_loaded(tmp_path):
+    net, x = charnet(), torch.randn(2, 1, 24, 24)
+    torch.save(optimize_for_inference(net, x), tmp_path / "fast.pt")
+    assert_same(torch.load(tmp_path / "fast.pt", weights_only=False), net, x)
+
+
+def test_a_model_that_writes_into_its_input_leaves_the_example():
+    class Centred(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5))
+
+    net, x = Centred(factored(6, 4, 8, 3)).eval(), torch.randn(2, 4, 9, 9)
+    before = x.clone()
+    fast = optimize_for_inference(net, x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(fast(x.clone()), net(x.clone()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["factored", "portable", "compiled"])
+def test_a_negated_view_and_autocast(path):
+    if path == "compiled":
+        native.library()
+    layer, x = factored(6, 4, 8, 3), torch.randn(2, 4, 9, 9)
+    fused = FusedConv([layer], path)
+    negated = torch._neg_view(x.contiguous(memory_format=torch.channels_last))
+    assert_same(fused, layer, negated)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fused(x).dtype == layer(x).dtype == torch.bfloat16
+
+
+def test_without_a_home_there_is_no_kernel(monkeypatch):
+    for name in ("CPNB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(native.Path, "home", nowhere)
+    with pytest.raises(native.KernelUnavailable, match="set CPNB_CACHE"):
+        native.cache_folder()
+
+
 def test_a_layer_used_twice_in_any_module():
     net, x = Shared().eval(), torch.randn(2, 4, 9, 9)
     fast = optimize_for_inference(net, x)

@@ -45,7 +45,6 @@ class FusedConv(nn.Module):
             layers[0] = layers[0].to_conv()
         self.layers = nn.Sequential(*layers)
         self.path = path
-        self.layout = torch.contiguous_format if "NCHW" in path else torch.channels_last
         self.eval().requires_grad_(False)
         chain = Chain(layers)
         if chain.length < len(layers):
@@ -59,9 +58,14 @@ class FusedConv(nn.Module):
                 self._kernel = self._rebuilt()
             if self._kernel and self._kernel.takes(x):
                 return self._kernel(x)
-        if self.path == "portable" and x.ndim == 4 and not _traced():
+        if self.path == "portable" and _plain(x):
             return portable.run(Chain(self.layers), x)
         return self.layers(x.contiguous(memory_format=self.layout) if x.ndim == 4 else x)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of the maps; no attribute, since a memory format cannot be pickled."""
+        return torch.contiguous_format if "NCHW" in self.path else torch.channels_last
 
     def _rebuilt(self):
         """The kernel for the weights as they are, or False where there is none."""
@@ -105,6 +109,7 @@ def _plain(x: Tensor) -> bool:
         and x.ndim == 4
         and (x.is_cpu or x.is_cuda)
         and x.layout is torch.strided
+        and not x.is_neg()
         and not (x.requires_grad and torch.is_grad_enabled())
         and not torch.is_autocast_enabled("cpu" if x.is_cpu else "cuda")
         and not _traced()

@@ -83,7 +83,10 @@ def cache_folder() -> Path:
     given = os.environ.get("CPNB_CACHE")
     if given:
         return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpnb"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpnb"
+    except RuntimeError as error:  # a user without a home, as in some containers
+        raise KernelUnavailable(f"no folder to build in, set CPNB_CACHE: {error}") from error
 
 
 def _built() -> Path:
