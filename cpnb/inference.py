@@ -133,9 +133,9 @@ def _replaced(model: nn.Module, calls: dict, fuse: bool) -> tuple[nn.Module, Rep
         (x,), _ = calls[names[0]][0]
         fused, choice = fastest(names, layers, x, report)
         report.choices.append(choice)
+        if names == [""]:  # the model is this one layer
+            return fused, report
         for name, layer in zip(names, [fused] + [nn.Identity()] * (len(names) - 1), strict=True):
-            if not name:
-                return layer, report  # the model is this one layer
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
     return model, report

@@ -125,6 +125,19 @@ def test_not_contiguous_and_channels_last(path):
 
 
 @both
+def test_a_negated_view_is_read_as_negated(path):
+    x = torch.randn(2, 4, 9, 9).contiguous(memory_format=torch.channels_last)
+    assert_same(path, [factored(6, 4, 8, 3)], torch._neg_view(x))
+
+
+@both
+def test_autocast_is_followed(path):
+    layer, x = factored(6, 4, 8, 3), torch.randn(2, 4, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert FusedConv([layer], path)(x).dtype == layer(x).dtype == torch.bfloat16
+
+
+@both
 def test_one_module_many_shapes(path, monkeypatch):
     monkeypatch.setattr(kernel, "MOST_PLANS", 2)  # fewer than there are: some are made anew
     layers = [factored(8, 6, 12, 3), Maxout(2)]
@@ -288,6 +301,22 @@ def test_no_compiler_is_told(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(native.KernelUnavailable, match="no C.. compiler"):
         fresh(monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("given", [None, "~/kernels"])
+def test_no_home_is_told(monkeypatch, given):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("CPNB_CACHE", raising=False)
+    if given:
+        monkeypatch.setenv("CPNB_CACHE", given)
+
+    def nowhere(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(native.Path, "home", nowhere)
+    monkeypatch.setattr(native.Path, "expanduser", nowhere)
+    with pytest.raises(native.KernelUnavailable, match="set CPNB_CACHE"):
+        native.cache_folder()
 
 
 def test_a_compiler_that_fails_is_told(monkeypatch, tmp_path):

@@ -208,30 +208,6 @@ def test_a_model_that_writes_into_its_input_leaves_the_example():
     torch.testing.assert_close(fast(x.clone()), net(x.clone()), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", ["factored", "portable", "compiled"])
-def test_a_negated_view_and_autocast(path):
-    if path == "compiled":
-        native.library()
-    layer, x = factored(6, 4, 8, 3), torch.randn(2, 4, 9, 9)
-    fused = FusedConv([layer], path)
-    negated = torch._neg_view(x.contiguous(memory_format=torch.channels_last))
-    assert_same(fused, layer, negated)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert fused(x).dtype == layer(x).dtype == torch.bfloat16
-
-
-def test_without_a_home_there_is_no_kernel(monkeypatch):
-    for name in ("CPNB_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-
-    def nowhere():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(native.Path, "home", nowhere)
-    with pytest.raises(native.KernelUnavailable, match="set CPNB_CACHE"):
-        native.cache_folder()
-
-
 def test_a_layer_used_twice_in_any_module():
     net, x = Shared().eval(), torch.randn(2, 4, 9, 9)
     fast = optimize_for_inference(net, x)

@@ -25,8 +25,9 @@ class FusedConv(nn.Module):
     path : {"dense, NCHW", "dense", "factored", "portable", "compiled"}
         PyTorch's convolution with the rebuilt kernel, in NCHW or channels_last; the layers one by
         one; strips in plain PyTorch; the C++ kernel on the CPU, the Triton one on a GPU. The last
-        serves input of the weights' own dtype and device (float32 on the CPU); other input,
-        gradients, tracing and export take the layers one by one, with the same result.
+        serves input of the weights' own dtype and device (float32 on the CPU). Other input, and
+        on the last two paths autocast, input that requires a gradient, tracing and export, take
+        the layers one by one, with the same result.
 
     Raises
     ------

@@ -81,9 +81,9 @@ def library() -> ctypes.CDLL:
 def cache_folder() -> Path:
     """$CPNB_CACHE, or `cpnb` in the user's cache folder."""
     given = os.environ.get("CPNB_CACHE")
-    if given:
-        return Path(given).expanduser()
     try:
+        if given:
+            return Path(given).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpnb"
     except RuntimeError as error:  # a user without a home, as in some containers
         raise KernelUnavailable(f"no folder to build in, set CPNB_CACHE: {error}") from error
