@@ -26,6 +26,7 @@ from cpnb.layers import CPConv2d
 from cpnb.reconstruct import find_part, seen
 
 RIDGE = 1e-3  # share of the mean variance: patches that the data do not excite keep a say
+ROUNDING = 1e-6  # share of the mean: float32 maps that spread by less are constant
 DAMPING = 1e-3  # the same for the terms: keeps large ones from cancelling (degeneracy)
 
 
@@ -62,24 +63,63 @@ def patch_moments(
     -------
     list of PatchMoments
         One a group, float64.
+
+    Raises
+    ------
+    ValueError
+        loader has no samples; there is NaN or Inf at the layer, or no variation.
     """
     conv, student = _convolution(reference, layer), find_part(model, layer, "model")
-    sums, count, device = [0] * conv.groups, 0, device_of(model)
+    groups, count, device = [], 0, device_of(model)
     with evaluation_mode(model), evaluation_mode(reference):
         for images, _ in batches(loader, batch_size):
             images = images.to(device)
             patches = _patches(seen(model, student, images)[0], conv)  # (groups, n, P)
             outputs = seen(reference, conv, images)[1].permute(1, 0, 2, 3).flatten(1)  # (T, n)
-            for g, (p, z) in enumerate(zip(patches, outputs.chunk(conv.groups), strict=True)):
-                parts = p.double().sum(0), z.double().sum(1), (p.T @ p).double(), (z @ p).double()
-                sums[g] = [a + b for a, b in zip(sums[g], parts, strict=True)] if count else parts
+            pairs = list(zip(patches, outputs.T.chunk(conv.groups, 1), strict=True))
+            groups = groups or [_Sums(p.mean(0), z.mean(0)) for p, z in pairs]
+            for group, pair in zip(groups, pairs, strict=True):
+                group.add(*pair)
             count += patches.shape[1]
     if not count:
         raise ValueError("loader has no samples")
-    means = [[part / count for part in group] for group in sums]
-    return [_centred(*group) if conv.bias is not None else PatchMoments(*group) for group in means]
+    found = [group.moments(count, centred=conv.bias is not None) for group in groups]
+    for moments in found:
+        _check(moments, layer)
+    return found
 
 
+class _Sums:
+    """Sums about a point near the mean: float32 products far from it would lose the variance."""
+
+    def __init__(self, patch: Tensor, output: Tensor):
+        self.patch, self.output = patch, output  # (P,), (T,)
+        self.totals = [0, 0, 0, 0]
+
+    def add(self, patches: Tensor, outputs: Tensor) -> None:
+        """Patches (n, P) and outputs (n, T)."""
+        p, z = patches - self.patch, outputs - self.output
+        parts = p.double().sum(0), z.double().sum(0), (p.T @ p).double(), (z.T @ p).double()
+        self.totals = [a + b for a, b in zip(self.totals, parts, strict=True)]
+
+    def moments(self, count: int, centred: bool) -> PatchMoments:
+        patch, output, covariance, cross = (total / count for total in self.totals)
+        covariance, cross = covariance - patch.outer(patch), cross - output.outer(patch)
+        patch, output = patch + self.patch, output + self.output
+        if not centred:
+            covariance, cross = covariance + patch.outer(patch), cross + output.outer(patch)
+        return PatchMoments(patch, output, covariance, cross)
+
+
+def _check(moments: PatchMoments, layer: str) -> None:
+    if not (moments.covariance.isfinite().all() and moments.cross.isfinite().all()):
+        raise ValueError(f"loader gives NaN or Inf at layer {layer!r}; its maps must be finite")
+    variance = moments.covariance.diagonal().mean()
+    if variance <= ROUNDING**2 * moments.patch_mean.square().mean():
+        raise ValueError(f"layer {layer!r} sees one patch alone in loader: nothing to fit to")
+
+
+@torch.inference_mode(False)  # the fit takes gradients, whatever it is called in
 def fit_to_patches(
     model: nn.Module, reference: nn.Module, layer: str, loader, n_iter_max: int = 60
 ) -> list[dict]:
@@ -98,8 +138,16 @@ def fit_to_patches(
     Returns
     -------
     list of dict
-        For each group ``before`` and ``after``, the relative error ‖(W*−Ŵ)Σ^½‖/‖W*Σ^½‖ with the
-        best output factor for the other three, and the ``degeneracy`` Σ‖term‖²/‖W*‖².
+        For each group ``before`` and ``after``, the relative error ‖(W*−Ŵ)Σ^½‖/‖W*Σ^½‖ of the
+        given factors and of the new ones, and the ``degeneracy`` Σ‖term‖²/‖W*‖² of these. Given
+        factors that are the better ones stay.
+
+    Raises
+    ------
+    TypeError
+        The layer is no `CPConv2d` in model, or no ``nn.Conv2d`` in reference.
+    ValueError
+        There is no such layer; what :func:`patch_moments` raises.
     """
     factored = find_part(model, layer, "model")
     if not isinstance(factored, CPConv2d):
@@ -112,7 +160,7 @@ def fit_to_patches(
     kernels = conv.weight.detach().double().flatten(1).chunk(conv.groups)
     parts = [
         part.weight.detach().double().flatten(1).chunk(conv.groups)
-        for part in (factored.reduce, factored.vertical, factored.horizontal)
+        for part in (factored.reduce, factored.vertical, factored.horizontal, factored.expand)
     ]
     fits = [
         _fit(kernel, group, start, n_iter_max)
@@ -128,37 +176,48 @@ def _fit(kernel: Tensor, moments: PatchMoments, start, n_iter_max: int) -> tuple
     # W* of the ridge regression that is drawn towards W, not towards zero.
     rest = moments.cross - kernel @ moments.covariance
     target = kernel + torch.linalg.solve(sigma, rest.T).T
-    product = target @ sigma
-    whole = (product * target).sum()
-    parts = [part.clone().requires_grad_() for part in start]  # (R, S), (R, d_y), (R, d_x)
+    *parts, output = start  # (R, S), (R, d_y), (R, d_x), (T, R)
+    basis, norms = _basis(parts)
+    output = output * norms
+    before = after = _error(output, basis, target, sigma)
+    new_parts = _descended(parts, target, sigma, n_iter_max)
+    new_basis, new_norms = _basis(new_parts)
+    cross, root = _normal_equations(new_basis, target @ sigma, sigma)
+    new_output = torch.cholesky_solve(cross.T, root).T
+    error = _error(new_output, new_basis, target, sigma)
+    if error < before:  # not so if the given factors are exact: the damping has its price
+        parts, output, norms, after = new_parts, new_output, new_norms, error
+    degeneracy = float(output.square().sum() / target.square().sum())
+    factors = balance([output / norms, *(part.T for part in parts)])
+    return factors, {"before": before, "after": after, "degeneracy": degeneracy}
 
-    def square_error() -> Tensor:
-        cross, root = _normal_equations(_basis(parts)[0], product, sigma)
-        return 1 - torch.linalg.solve_triangular(root, cross.T, upper=False).square().sum() / whole
 
+def _error(output: Tensor, basis: Tensor, target: Tensor, sigma: Tensor) -> float:
+    """‖(W*−Ŵ)Σ^½‖/‖W*Σ^½‖."""
+    rest = target - output @ basis
+    return float((((rest @ sigma) * rest).sum() / ((target @ sigma) * target).sum()) ** 0.5)
+
+
+def _descended(parts, target: Tensor, sigma: Tensor, n_iter_max: int) -> list[Tensor]:
+    """The parts (R, S), (R, d_y), (R, d_x) by L-BFGS; their output factor follows from them."""
+    parts = [part.clone().requires_grad_() for part in parts]
     optimizer = torch.optim.LBFGS(
         parts, max_iter=n_iter_max, history_size=20, line_search_fn="strong_wolfe",
         tolerance_change=1e-9, tolerance_grad=1e-9,
     )  # fmt: skip
+    product = target @ sigma
+    whole = (product * target).sum()
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = square_error()
+        cross, root = _normal_equations(_basis(parts)[0], product, sigma)
+        taken = torch.linalg.solve_triangular(root, cross.T, upper=False).square().sum()
+        loss = 1 - taken / whole
         loss.backward()
         return loss
 
-    with torch.no_grad():
-        before = float(square_error())
     optimizer.step(closure)
-    with torch.no_grad():
-        after = float(square_error())
-        basis, norms = _basis(parts)
-        cross, root = _normal_equations(basis, product, sigma)
-        output = torch.cholesky_solve(cross.T, root).T  # (T, R)
-        factors = balance([output / norms, *(part.T.detach() for part in parts)])
-    degeneracy = float(output.square().sum() / target.square().sum())
-    errors = {"before": max(before, 0.0) ** 0.5, "after": max(after, 0.0) ** 0.5}
-    return factors, errors | {"degeneracy": degeneracy}
+    return [part.detach() for part in parts]
 
 
 def _basis(parts) -> tuple[Tensor, Tensor]:
@@ -193,12 +252,6 @@ def _load(layer: CPConv2d, factors, moments: list[PatchMoments], conv: nn.Conv2d
     kernels = layer.to_conv().weight.double().flatten(1).chunk(conv.groups)
     pairs = zip(kernels, moments, strict=True)
     layer.expand.bias.copy_(torch.cat([m.output_mean - k @ m.patch_mean for k, m in pairs]))
-
-
-def _centred(patch, output, patches, outputs) -> PatchMoments:
-    return PatchMoments(
-        patch, output, patches - torch.outer(patch, patch), outputs - torch.outer(output, patch)
-    )
 
 
 def _patches(x: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -1,5 +1,6 @@
 """CP layers fitted to the covariance of their patches."""
 
+import copy
 from collections import OrderedDict
 
 import pytest
@@ -94,6 +95,79 @@ def test_bad_input(data):
         cpnb.fit_to_patches(small, small, "conv2", data)
     with pytest.raises(ValueError, match="model has no layer 'conv9'"):
         cpnb.fit_to_patches(small, net, "conv9", data)
+
+
+def test_a_large_mean_costs_no_digits(data):
+    """Maps of mean 3000 and deviation 1: products about zero have no variance left in float32."""
+    net = net_of()
+    with torch.no_grad():
+        net.conv1.bias += 3000
+    reference = copy.deepcopy(net).double()
+    images = data.tensors[0]
+    (found,) = cpnb.patch_moments(net, net, "conv2", data)
+    wide = TensorDataset(images.double(), data.tensors[1])
+    (exact,) = cpnb.patch_moments(reference, reference, "conv2", wide)
+    off = (found.covariance - exact.covariance).norm() / exact.covariance.norm()
+    assert off < 0.01  # from products about zero it was 57
+    start = cpnb.decompose(net, {"conv2": 4})
+    before = spread_error(start, net, images)
+    cpnb.fit_to_patches(start, net, "conv2", data)
+    assert spread_error(start, net, images) < 0.8 * before
+
+
+def spread_error(model, net, images):
+    """Of what is left of the outputs without their means."""
+    with torch.no_grad():
+        want, got = (part(images).double() for part in (net, model))
+    want, rest = (x - x.mean((0, 2, 3), keepdim=True) for x in (want, got - want))
+    return float(rest.norm() / want.norm())
+
+
+def test_an_exact_layer_stays(data):
+    net = net_of()
+    small = cpnb.decompose(net, {"conv2": 3})
+    net.conv2 = small.conv2.to_conv()
+    weights = small.conv2.to_conv().weight.clone()
+    (report,) = cpnb.fit_to_patches(small, net, "conv2", data)
+    assert report["after"] == report["before"] < 1e-6
+    torch.testing.assert_close(small.conv2.to_conv().weight, weights, rtol=1e-5, atol=1e-6)
+
+
+def test_the_errors_told_are_those_of_the_outputs(data):
+    net = net_of()
+    small = cpnb.decompose(net, {"conv2": 4})
+    before = spread_error(small, net, data.tensors[0])
+    (report,) = cpnb.fit_to_patches(small, net, "conv2", data)
+    assert report["before"] == pytest.approx(before, rel=0.01)  # up to RIDGE
+    assert report["after"] == pytest.approx(spread_error(small, net, data.tensors[0]), rel=0.01)
+
+
+def test_in_inference_mode(data):
+    net = net_of()
+    small = cpnb.decompose(net, {"conv2": 4})
+    with torch.inference_mode():
+        (report,) = cpnb.fit_to_patches(small, net, "conv2", data)
+    assert report["after"] < report["before"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_told(data, value):
+    data.tensors[0][5, 0, 3, 3] = value
+    net = net_of()
+    small = cpnb.decompose(net, {"conv2": 4})
+    with pytest.raises(ValueError, match="loader gives NaN or Inf at layer 'conv2'"):
+        cpnb.fit_to_patches(small, net, "conv2", data)
+
+
+@pytest.mark.parametrize("bias", [-100.0, 100.0])
+def test_dead_maps_are_told(data, bias):
+    net = net_of(bias=bias > 0)  # without a bias only zeros are dead
+    with torch.no_grad():
+        net.conv1.weight.zero_()
+        net.conv1.bias.fill_(bias)
+    small = cpnb.decompose(net, {"conv2": 4})
+    with pytest.raises(ValueError, match="layer 'conv2' sees one patch alone in loader"):
+        cpnb.fit_to_patches(small, net, "conv2", data)
 
 
 def test_filters_of_one_map_fitted_to_characters():
