@@ -5,67 +5,15 @@ import threading
 
 import pytest
 import torch
+from fusing import LAYERS, assert_same, both, compiled, factored, needs_compiler
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cpnb.fused import kernel, native
+from cpnb.fused import kernel
 from cpnb.fused.chain import Chain
 from cpnb.fused.module import PATHS, FusedConv
-from cpnb.layers import CPConv2d
 from cpnb.nets import Maxout
-
-try:
-    native.library()
-    WITHOUT = None
-except native.KernelUnavailable as error:
-    WITHOUT = str(error)
-needs_compiler = pytest.mark.skipif(WITHOUT is not None, reason=str(WITHOUT))
-compiled = pytest.param("compiled", marks=needs_compiler)
-both = pytest.mark.parametrize("path", ["portable", compiled])
-
-
-def factored(rank, *args, **options):
-    """A factored layer with random factors: no decomposition is needed to compare outputs."""
-    return CPConv2d(nn.Conv2d(*args, **options), rank).eval()
-
-
-def assert_same(path, layers, x, tolerance=1e-5):
-    """Against the layers in float64; the error relative to the largest value."""
-    wide = nn.Sequential(*copy.deepcopy(layers)).eval().double()
-    with torch.inference_mode():
-        expected = wide(x.double())
-        got = FusedConv(layers, path)(x)
-    assert got.dtype == x.dtype and got.shape == expected.shape
-    if expected.numel():
-        assert (got - expected).abs().max() <= tolerance * expected.abs().max()
-
-
-LAYERS = {
-    "factored": lambda: [factored(7, 5, 9, 3)],
-    "of CharNet's conv2": lambda: [factored(64, 48, 128, 9), Maxout(2)],
-    "with a link": lambda: [factored(20, 5, 24, 3), Maxout(4), nn.Conv2d(6, 9, 1), nn.ReLU()],
-    "with two links": lambda: [
-        *(factored(3, 5, 24, 3), nn.ReLU(), nn.Conv2d(24, 40, 1, bias=False)),
-        *(Maxout(2), nn.Dropout(), nn.Conv2d(20, 37, 1), Maxout(1)),
-    ],
-    "7 and 8 taps": lambda: [factored(6, 5, 9, (7, 8), padding=(3, 4))],
-    "maxout over 3": lambda: [factored(6, 5, 33, 3), Maxout(3)],
-    "groups": lambda: [factored(5, 10, 24, 5, padding=2, groups=2), Maxout(2)],
-    "depthwise": lambda: [factored(2, 5, 10, 3, groups=5), nn.ReLU()],
-    "strides, padding, dilation": lambda: [
-        factored(17, 5, 9, (3, 5), stride=(2, 3), padding=(4, 1), dilation=(2, 1))
-    ],
-    "stride past the kernel": lambda: [factored(4, 5, 9, 1, stride=3)],
-    "even and same": lambda: [factored(4, 5, 9, (4, 2), padding="same")],
-    "one channel": lambda: [factored(16, 1, 96, 9), Maxout(2)],
-    "without bias": lambda: [factored(4, 5, 8, 3, bias=False)],
-    "dense": lambda: [nn.Conv2d(1, 96, 9), Maxout(2)],
-    "dense, strided": lambda: [
-        *(nn.Conv2d(5, 9, (3, 5), stride=(2, 3), padding=(4, 1), dilation=(2, 1)), nn.ReLU())
-    ],
-    "1x1": lambda: [nn.Conv2d(5, 148, 1), Maxout(4)],
-}
 
 
 @both
@@ -131,13 +79,6 @@ def test_a_negated_view_is_read_as_negated(path):
 
 
 @both
-def test_autocast_is_followed(path):
-    layer, x = factored(6, 4, 8, 3), torch.randn(2, 4, 9, 9)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert FusedConv([layer], path)(x).dtype == layer(x).dtype == torch.bfloat16
-
-
-@both
 def test_one_module_many_shapes(path, monkeypatch):
     monkeypatch.setattr(kernel, "MOST_PLANS", 2)  # fewer than there are: some are made anew
     layers = [factored(8, 6, 12, 3), Maxout(2)]
@@ -158,7 +99,7 @@ def test_a_dense_layer_sees_new_sizes_and_threads():
             torch.set_num_threads(threads)
             x = torch.randn(2, 3, 11, width)
             torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
-        assert len(module._kernel._plans) == 4
+        assert len(module._made[1]._plans) == 4
     finally:
         torch.set_num_threads(before)
 
@@ -221,28 +162,6 @@ def test_two_python_threads_at_once(path):
 
 
 @pytest.mark.parametrize("path", [*PATHS[:-1], compiled])
-def test_gradients_of_the_input_flow(path):
-    layers = [factored(8, 3, 4, 3), nn.ReLU()]
-    x = torch.randn(2, 3, 9, 8, requires_grad=True)
-    nn.Sequential(*layers)(x).square().sum().backward()
-    other = x.detach().clone().requires_grad_()
-    FusedConv(copy.deepcopy(layers), path)(other).square().sum().backward()
-    torch.testing.assert_close(other.grad, x.grad, rtol=1e-4, atol=1e-4)
-
-
-@both
-def test_copies_and_new_weights_are_followed(path):
-    layers = [factored(8, 3, 4, 3), nn.ReLU()]
-    module, x = FusedConv(copy.deepcopy(layers), path), torch.randn(2, 3, 9, 8)
-    assert torch.equal(copy.deepcopy(module)(x), module(x))
-    other = FusedConv([factored(8, 3, 4, 3), nn.ReLU()], path)
-    assert not torch.allclose(other(x), module(x))
-    other.load_state_dict(module.state_dict())
-    assert torch.equal(other(x), module(x))
-    assert not module.train().layers.training
-
-
-@pytest.mark.parametrize("path", [*PATHS[:-1], compiled])
 def test_maps_smaller_than_the_kernel(path):
     with pytest.raises((ValueError, RuntimeError), match="(?i)kernel"):
         FusedConv([factored(8, 3, 4, 5)], path)(torch.randn(1, 3, 4, 9))
@@ -250,8 +169,9 @@ def test_maps_smaller_than_the_kernel(path):
 
 @both
 def test_wrong_channels_and_wrong_path(path):
-    with pytest.raises(RuntimeError, match="channels"):
-        FusedConv([factored(8, 3, 4, 5)], path)(torch.randn(1, 4, 9, 9))
+    for samples in (0, 1):
+        with pytest.raises(RuntimeError, match="channels"):
+            FusedConv([factored(8, 3, 4, 5)], path)(torch.randn(samples, 4, 9, 9))
     with pytest.raises(ValueError, match="path must be one of 'dense, NCHW'.*got 'fast'"):
         FusedConv([factored(8, 3, 4, 5)], "fast")
     with pytest.raises(ValueError, match="Tanh"):
@@ -277,69 +197,3 @@ def test_what_a_chain_takes(rest, length):
 
 
 # Building the kernel
-
-
-def fresh(monkeypatch, folder, compiler=None):
-    monkeypatch.setenv("CPNB_CACHE", str(folder))
-    if compiler:
-        monkeypatch.setattr(native, "_compiler", lambda: compiler)
-    return native.library.__wrapped__()
-
-
-@needs_compiler
-def test_the_kernel_is_built_once(monkeypatch, tmp_path):
-    fresh(monkeypatch, tmp_path / "new")
-    (built,) = (tmp_path / "new").iterdir()
-    stamp = built.stat().st_mtime_ns
-    fresh(monkeypatch, tmp_path / "new")
-    assert [built.stat().st_mtime_ns] == [p.stat().st_mtime_ns for p in built.parent.iterdir()]
-    assert built.stat().st_mtime_ns == stamp
-
-
-def test_no_compiler_is_told(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(native.KernelUnavailable, match="no C.. compiler"):
-        fresh(monkeypatch, tmp_path)
-
-
-@pytest.mark.parametrize("given", [None, "~/kernels"])
-def test_no_home_is_told(monkeypatch, given):
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("CPNB_CACHE", raising=False)
-    if given:
-        monkeypatch.setenv("CPNB_CACHE", given)
-
-    def nowhere(*_):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(native.Path, "home", nowhere)
-    monkeypatch.setattr(native.Path, "expanduser", nowhere)
-    with pytest.raises(native.KernelUnavailable, match="set CPNB_CACHE"):
-        native.cache_folder()
-
-
-def test_a_compiler_that_fails_is_told(monkeypatch, tmp_path):
-    with pytest.raises(native.KernelUnavailable, match="false does not build the kernel"):
-        fresh(monkeypatch, tmp_path, "false")
-
-
-# Of other processors too: what is wider than the machine's own vectors is taken apart by GCC.
-WIDTHS = {
-    4: ["-U__AVX512F__", "-U__AVX__"],
-    8: ["-U__AVX512F__", "-D__AVX__"],
-    16: ["-D__AVX512F__"],
-}
-
-
-@needs_compiler
-@pytest.mark.parametrize("lanes", WIDTHS)
-def test_vectors_of_every_width(monkeypatch, tmp_path, lanes):
-    monkeypatch.setattr(native, "FLAGS", [*native.FLAGS, "-O1", *WIDTHS[lanes]])
-    library = fresh(monkeypatch, tmp_path)
-    monkeypatch.setattr(native, "library", lambda: library)
-    assert library.cpnb_lanes() == lanes
-    for make in LAYERS.values():
-        layers = make()
-        x = torch.randn(2, Chain(layers).in_channels, 19, 27)
-        assert_same("compiled", layers, x)

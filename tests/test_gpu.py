@@ -7,9 +7,9 @@ import copy
 
 import pytest
 import torch
+from fusing import LAYERS, assert_same, factored
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fused import LAYERS, assert_same, factored
 from torch import nn
 
 import cpnb
@@ -157,7 +157,7 @@ def test_a_compiled_module_follows_its_weights_to_the_gpu():
     x = torch.randn(2, 3, 9, 9)
     expected = module(x)
     torch.testing.assert_close(module.cuda()(x.cuda()).cpu(), expected, rtol=1e-4, atol=1e-4)
-    assert isinstance(module._kernel, gpu.Kernel)
+    assert isinstance(module._made[1], gpu.Kernel)
     assert_same("portable", layers, x)
 
 

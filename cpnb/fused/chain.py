@@ -87,7 +87,7 @@ def _links(conv: nn.Conv2d, layers: Sequence[nn.Module]) -> tuple[list[Link], in
     links, length, open_ = [Link(conv, 1, False)], 1, True
     for i, layer in enumerate(layers[1:], start=2):
         last = links[-1]
-        if isinstance(layer, NO_EFFECT):
+        if type(layer) in NO_EFFECT:
             continue
         if type(layer) is Maxout and open_ and _divides(layer.groups, last.conv):
             links[-1], open_ = last._replace(group=layer.groups), False

@@ -4,12 +4,14 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.compiler import is_compiling
 from torch.jit import is_tracing
 
 from cpnb.fused import gpu, kernel, portable
 from cpnb.fused.chain import Chain
 from cpnb.fused.native import KernelUnavailable
+from cpnb.fused.watch import Watch
 from cpnb.layers import CPConv2d
 
 PATHS = ("dense, NCHW", "dense", "factored", "portable", "compiled")
@@ -25,9 +27,10 @@ class FusedConv(nn.Module):
     path : {"dense, NCHW", "dense", "factored", "portable", "compiled"}
         PyTorch's convolution with the rebuilt kernel, in NCHW or channels_last; the layers one by
         one; strips in plain PyTorch; the C++ kernel on the CPU, the Triton one on a GPU. The last
-        serves input of the weights' own dtype and device (float32 on the CPU). Other input, and
-        on the last two paths autocast, input that requires a gradient, tracing and export, take
-        the layers one by one, with the same result.
+        serves input of the weights' own dtype and device (float32 on the CPU). On the last two
+        paths the layers run one by one, with the same result, for other input, under autocast,
+        where a gradient is wanted or a part has hooks, when traced and exported. Changed weights
+        are followed, except what is written through ``.data`` or into those made in inference mode.
 
     Raises
     ------
@@ -50,70 +53,73 @@ class FusedConv(nn.Module):
         chain = Chain(layers)
         if chain.length < len(layers):
             raise ValueError(f"layers must be one chain; {layers[chain.length]} does not belong")
-        self._kernel = _compiled(chain).Kernel(chain) if path == "compiled" else None
+        self._fuses = path in ("portable", "compiled")
+        # One attribute, so that threads see the kernel with the weights that it is of.
+        self._made = (Watch(self.layers), self._kernel()) if self._fuses else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) -> (N, T, H', W'), as the layers one by one."""
-        if self.path == "compiled" and _plain(x):
-            if self._kernel is None:  # dropped with weights that changed
-                self._kernel = self._rebuilt()
-            if self._kernel and self._kernel.takes(x):
-                return self._kernel(x)
-        if self.path == "portable" and _plain(x):
-            return portable.run(Chain(self.layers), x)
+        if self._fuses and _plain(x):
+            kernel = self._current()
+            if kernel and kernel.takes(x):
+                return kernel(x)
         return self.layers(x.contiguous(memory_format=self.layout) if x.ndim == 4 else x)
+
+    def _current(self):
+        """The kernel for the layers as they are, or None where they have to run one by one."""
+        watch, kernel = self._made or (None, None)
+        if watch is None or watch.changed():
+            self._made = watch, kernel = Watch(self.layers), self._kernel_or_none()
+        return None if watch.listened() or watch.trained() else kernel
+
+    def _kernel(self):
+        chain = Chain(self.layers)
+        if self.path == "portable":
+            return portable.Kernel(chain)
+        on_gpu = chain.links[0].conv.weight.is_cuda
+        return (gpu if on_gpu else kernel).Kernel(chain)
 
     @property
     def layout(self) -> torch.memory_format:
         """Of the maps; no attribute, since a memory format cannot be pickled."""
         return torch.contiguous_format if "NCHW" in self.path else torch.channels_last
 
-    def _rebuilt(self):
-        """The kernel for the weights as they are, or False where there is none."""
-        chain = Chain(self.layers)
+    def _kernel_or_none(self):
         try:
-            return _compiled(chain).Kernel(chain)
+            return self._kernel()
         except ValueError:  # a dtype or a device that it does not cover
-            return False
+            return None
         except KernelUnavailable as error:
-            warnings.warn(f"FusedConv goes on layer by layer: {error}", stacklevel=3)
-            return False
+            warnings.warn(f"FusedConv goes on layer by layer: {error}", stacklevel=4)
+            return None
 
     def train(self, mode: bool = True) -> "FusedConv":
         """Stays in evaluation mode: there is nothing to train here."""
         return super().train(False)
 
     def _apply(self, fn, recurse=True):
-        self._kernel = None  # its weights are copies
+        self._made = None  # it writes through .data
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._kernel = None
-        super()._load_from_state_dict(*args, **kwargs)
-
     def __getstate__(self):
-        return self.__dict__ | {"_kernel": None}  # pointers cannot be copied or pickled
+        return self.__dict__ | {"_made": None}  # pointers cannot be copied or pickled
 
     def extra_repr(self) -> str:
         return f"path={self.path!r}"
 
 
-def _compiled(chain: Chain):
-    """The module with the compiled kernel for the device that the weights are on."""
-    return gpu if chain.links[0].conv.weight.is_cuda else kernel
-
-
 def _plain(x: Tensor) -> bool:
     """Whether x is a batch whose memory may be handed to the kernel."""
     return (
-        (type(x) is Tensor or type(x) is nn.Parameter)
+        not _traced()
+        and (type(x) is Tensor or type(x) is nn.Parameter)
         and x.ndim == 4
         and (x.is_cpu or x.is_cuda)
         and x.layout is torch.strided
         and not x.is_neg()
         and not (x.requires_grad and torch.is_grad_enabled())
+        and unpack_dual(x).tangent is None
         and not torch.is_autocast_enabled("cpu" if x.is_cpu else "cuda")
-        and not _traced()
     )
 
 

@@ -14,8 +14,22 @@ from cpnb.layers import CPConv2d
 WIDE_VALUES = 2**20  # of the widest map of a strip: 4 MiB in float32
 
 
-def run(chain: Chain, x: Tensor) -> Tensor:
-    """(N, S, H, W) -> (N, T, H', W') in channels_last."""
+class Kernel:
+    """A chain computed strip by strip: (N, S, H, W) -> (N, T, H', W')."""
+
+    def __init__(self, chain: Chain):
+        self.chain = chain
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether x has as many channels."""
+        return x.shape[1] == self.chain.in_channels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The layer's output, in channels_last."""
+        return _run(self.chain, x)
+
+
+def _run(chain: Chain, x: Tensor) -> Tensor:
     height, width = chain.out_size(x.shape[2:])
     result = x.new_empty((len(x), height, width, chain.out_channels)).permute(0, 3, 1, 2)
     mode = "constant" if chain.padding_mode == "zeros" else chain.padding_mode
