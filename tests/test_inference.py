@@ -74,6 +74,23 @@ def test_a_dense_form_slower_by_far_is_not_timed_twice(monkeypatch, dense, seen)
     assert ["dense, NCHW" in c.milliseconds for c in fast.report.choices] == [seen] * 3
 
 
+def test_no_path_is_hopeless_for_one_slow_pass(monkeypatch):
+    """As a first pass often is, or one in which the machine paused."""
+    slow, measured, measure = {"dense": 50.0}, [], choice.measure_interleaved
+    always = {"dense": 1.0, "factored": 1.5}
+
+    def in_turns(contenders, **options):
+        measured.append(set(contenders))
+        return measure(contenders, **options)
+
+    monkeypatch.setattr(
+        choice, "_look", lambda module, x: slow.pop(module.path, always.get(module.path, 9.0))
+    )
+    monkeypatch.setattr(choice, "measure_interleaved", in_turns)
+    optimize_for_inference(nn.Sequential(factored(6, 4, 8, 3)).eval(), torch.randn(2, 4, 9, 9))
+    assert measured == [{"dense", "factored"}]
+
+
 def test_the_fastest_path_is_taken(monkeypatch):
     monkeypatch.setattr(choice, "_look", lambda module, x: 1.0 if module.path == "dense" else 9.0)
     net = charnet()

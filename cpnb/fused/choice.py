@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 import warnings
 from dataclasses import dataclass, field
 
@@ -15,9 +14,9 @@ from cpnb.fused.native import KernelUnavailable
 from cpnb.layers import CPConv2d
 from cpnb.speed import measure_interleaved
 
-HOPELESS = 2.0  # times the best of a first look: not measured any further
+HOPELESS = 2.0  # times the best of the first looks: not measured any further
 FAR = 10.0  # times the best: the other memory layout of the dense form would not mend that
-LOOKS, LOOK_SECONDS, SECONDS = 3, 0.05, 0.1  # a contender
+SECONDS = 0.1  # a contender
 
 
 @dataclass
@@ -31,7 +30,7 @@ class Choice:
     input
         Shape that they were measured on.
     milliseconds
-        Path to the median of its runs; of a path that was hopeless from the start, a first look.
+        Path to the median of its runs; of a path hopeless from the start, the better of two.
         The second dense form is left out where the first is hopeless by far.
     path
         The fastest.
@@ -95,29 +94,35 @@ def fastest(names, layers, x: Tensor, report: Report) -> tuple[nn.Module, Choice
     for contender in contenders.values():
         contender.to(memory_format=contender.layout)
     x = x.contiguous(memory_format=torch.channels_last)
+    looks = _first_looks(contenders, x)
+    limit = HOPELESS * min(looks.values())
+    hopeful = {path: (contenders[path], x) for path, ms in looks.items() if ms <= limit}
+    measured = measure_interleaved(hopeful, warmup=1, seconds=SECONDS)
+    looks |= {path: latency.median_ms for path, latency in measured.items()}
+    choice = Choice(names, tuple(x.shape), looks)
+    return contenders[choice.path], choice
+
+
+def _first_looks(contenders: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
+    """Path to milliseconds of one pass, or of the better of two.
+
+    The first one of a module may take several times as long as the later ones, and the machine may
+    pause in any: no path is hopeless for one pass.
+    """
     looks = {}
     for path in reversed(contenders):  # the dense forms last
         if path == "dense, NCHW" and looks.get("dense", 0.0) > FAR * min(looks.values()):
             continue  # seconds on a large image
         looks[path] = _look(contenders[path], x)
     limit = HOPELESS * min(looks.values())
-    hopeful = {path: (contenders[path], x) for path, ms in looks.items() if ms <= limit}
-    if len(hopeful) > 1:
-        measured = measure_interleaved(hopeful, warmup=1, seconds=SECONDS)
-        looks |= {path: latency.median_ms for path, latency in measured.items()}
-    choice = Choice(names, tuple(x.shape), looks)
-    return contenders[choice.path], choice
+    for path in [path for path, ms in looks.items() if ms > limit]:
+        looks[path] = min(looks[path], _look(contenders[path], x))
+    return looks
 
 
 def _look(module: nn.Module, x: Tensor) -> float:
-    """Milliseconds of the best of a few passes."""
+    """Milliseconds of one pass."""
     if x.is_cuda:  # what Triton compiles and cuDNN chooses at first is not the layer's time
         module(x)
         torch.cuda.synchronize(x.device)
-    best, deadline = float("inf"), time.perf_counter() + LOOK_SECONDS
-    for _ in range(LOOKS):
-        latency = measure_interleaved({"": (module, x)}, warmup=0, runs=1)[""]
-        best = min(best, latency.median_ms)
-        if time.perf_counter() > deadline:
-            break
-    return best
+    return measure_interleaved({"": (module, x)}, warmup=0, runs=1)[""].median_ms
