@@ -60,8 +60,8 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     Warns
     -----
     UserWarning
-        There is no factored layer, or the outputs would differ by more than rounding (an unchanged
-        copy is returned); there is no compiled kernel to be had.
+        There is no factored layer, or the outputs would differ by more than rounding: a copy that
+        is not optimised is returned. Or there is no compiled kernel to be had.
     """
     check_pair("optimize_for_inference", model, example)
     fast = copy.deepcopy(model).eval().requires_grad_(False)
@@ -131,29 +131,28 @@ def _observe(model: nn.Module, example: Tensor) -> tuple[dict, object]:
 def _apart(model: nn.Module, chains: list[list[str]], example: Tensor, expected) -> bool:
     """Whether nothing in the model but a chain's next layer reads the maps within the chain.
 
-    To everything else they are shown as NaN: the output, if there is one to compare, must not care.
+    To everything else they are shown as NaN, and the output must not care. A reader that does not
+    show in it, as on a branch that the example does not take, is not found.
     """
-    hooks = []
-    for before, after in (pair for names in chains for pair in pairwise(names)):
+    pairs = [pair for names in chains for pair in pairwise(names)]
+    if not pairs:
+        return True
+    if not any(t.is_floating_point() and t.isfinite().any() for t in _tensors(expected)):
+        return False  # labels, or nothing: it cannot tell
+    model = copy.deepcopy(model)  # it may keep what it has seen
+    for before, after in pairs:
         kept = []
 
         def hide(module, args, output, kept=kept):
             kept.append(output)
             return torch.full_like(output, math.nan)
 
-        hooks += [
-            model.get_submodule(before).register_forward_hook(hide),
-            model.get_submodule(after).register_forward_pre_hook(lambda *_, kept=kept: kept.pop()),
-        ]
-    if not hooks:
-        return True
+        model.get_submodule(before).register_forward_hook(hide)
+        model.get_submodule(after).register_forward_pre_hook(lambda *_, kept=kept: kept.pop())
     try:
-        return bool(_tensors(expected)) and _same(model(example.clone()), expected)
+        return _same(model(example.clone()), expected)
     except Exception:  # of whatever kind: something in the model could not go on with NaN
         return False
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _replaced(model: nn.Module, chains: list[list[str]], calls) -> tuple[nn.Module, Report]:
@@ -232,10 +231,10 @@ def _usual(module: nn.Module, calls: list) -> bool:
 
 
 def _same(output, expected) -> bool:
-    pairs = list(zip(_tensors(output), _tensors(expected), strict=True))
-    return all(
+    ours, theirs = _tensors(output), _tensors(expected)
+    return len(ours) == len(theirs) and all(
         a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=_tolerance(b), equal_nan=True)
-        for a, b in pairs
+        for a, b in zip(ours, theirs, strict=True)
     )
 
 

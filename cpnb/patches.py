@@ -42,6 +42,12 @@ class PatchMoments:
     covariance: Tensor  # Σ, (P, P)
     cross: Tensor  # Cov(z, p̂), (T, P)
 
+    @property
+    def constant(self) -> bool:
+        """Whether all patches are alike, up to float32."""
+        variance = self.covariance.diagonal().mean()
+        return bool(variance <= ROUNDING**2 * self.patch_mean.square().mean())
+
 
 @torch.no_grad()
 def patch_moments(
@@ -67,7 +73,8 @@ def patch_moments(
     Raises
     ------
     ValueError
-        loader has no samples; there is NaN or Inf at the layer, or no variation.
+        loader has no samples; there is NaN or Inf at the layer; its patches are all alike (without
+        a bias, all zero).
     """
     conv, student = _convolution(reference, layer), find_part(model, layer, "model")
     groups, count, device = [], 0, device_of(model)
@@ -84,8 +91,12 @@ def patch_moments(
     if not count:
         raise ValueError("loader has no samples")
     found = [group.moments(count, centred=conv.bias is not None) for group in groups]
-    for moments in found:
-        _check(moments, layer)
+    if not all(
+        part.isfinite().all() for group in found for part in (group.covariance, group.cross)
+    ):
+        raise ValueError(f"loader gives NaN or Inf at layer {layer!r}; its maps must be finite")
+    if all(group.constant for group in found):
+        raise ValueError(f"layer {layer!r} sees one patch alone in loader: nothing to fit to")
     return found
 
 
@@ -111,15 +122,6 @@ class _Sums:
         return PatchMoments(patch, output, covariance, cross)
 
 
-def _check(moments: PatchMoments, layer: str) -> None:
-    if not (moments.covariance.isfinite().all() and moments.cross.isfinite().all()):
-        raise ValueError(f"loader gives NaN or Inf at layer {layer!r}; its maps must be finite")
-    variance = moments.covariance.diagonal().mean()
-    if variance <= ROUNDING**2 * moments.patch_mean.square().mean():
-        raise ValueError(f"layer {layer!r} sees one patch alone in loader: nothing to fit to")
-
-
-@torch.inference_mode(False)  # the fit takes gradients, whatever it is called in
 def fit_to_patches(
     model: nn.Module, reference: nn.Module, layer: str, loader, n_iter_max: int = 60
 ) -> list[dict]:
@@ -139,8 +141,9 @@ def fit_to_patches(
     -------
     list of dict
         For each group ``before`` and ``after``, the relative error ‖(W*−Ŵ)Σ^½‖/‖W*Σ^½‖ of the
-        given factors and of the new ones, and the ``degeneracy`` Σ‖term‖²/‖W*‖² of these. Given
-        factors that are the better ones stay.
+        given factors and of the new ones, both with the best bias, and the ``degeneracy``
+        Σ‖term‖²/‖W*‖² of these. Given factors that are the better ones stay, as do those of a group
+        whose patches are all alike (errors 0: the bias is enough).
 
     Raises
     ------
@@ -170,13 +173,18 @@ def fit_to_patches(
     return [report for _, report in fits]
 
 
+@torch.inference_mode(False)  # it takes gradients, whatever it is called in
 def _fit(kernel: Tensor, moments: PatchMoments, start, n_iter_max: int) -> tuple[list, dict]:
     """Balanced factors Kt (T, R), Ks (S, R), Ky, Kx (d, R) of one group, and what became of it."""
+    *parts, output = start  # (R, S), (R, d_y), (R, d_x), (T, R)
+    if moments.constant:
+        terms = float((output * _basis(parts)[1]).square().sum() / kernel.square().sum())
+        factors = balance([output, *(part.T for part in parts)])
+        return factors, {"before": 0.0, "after": 0.0, "degeneracy": terms}
     sigma = moments.covariance + RIDGE * _eye(moments.covariance)
     # W* of the ridge regression that is drawn towards W, not towards zero.
     rest = moments.cross - kernel @ moments.covariance
     target = kernel + torch.linalg.solve(sigma, rest.T).T
-    *parts, output = start  # (R, S), (R, d_y), (R, d_x), (T, R)
     basis, norms = _basis(parts)
     output = output * norms
     before = after = _error(output, basis, target, sigma)
@@ -195,7 +203,8 @@ def _fit(kernel: Tensor, moments: PatchMoments, start, n_iter_max: int) -> tuple
 def _error(output: Tensor, basis: Tensor, target: Tensor, sigma: Tensor) -> float:
     """‖(W*−Ŵ)Σ^½‖/‖W*Σ^½‖."""
     rest = target - output @ basis
-    return float((((rest @ sigma) * rest).sum() / ((target @ sigma) * target).sum()) ** 0.5)
+    left, whole = ((part @ sigma * part).sum().clamp_min(0) for part in (rest, target))
+    return float((left / whole).sqrt())
 
 
 def _descended(parts, target: Tensor, sigma: Tensor, n_iter_max: int) -> list[Tensor]:

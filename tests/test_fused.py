@@ -194,6 +194,3 @@ def test_wrong_channels_and_wrong_path(path):
 )
 def test_what_a_chain_takes(rest, length):
     assert Chain([factored(2, 3, 12, 3), *rest]).length == length
-
-
-# Building the kernel

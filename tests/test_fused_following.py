@@ -48,7 +48,7 @@ def pair(path):
 
 
 @both
-@pytest.mark.parametrize("how", ["in place", "replaced", "loaded", "assigned"])
+@pytest.mark.parametrize("how", ["in place", "replaced", "loaded", "assigned", "another part"])
 def test_a_changed_weight_is_followed(path, how):
     (module, plain), x = pair(path), torch.randn(2, 3, 9, 8)
     module(x)
@@ -56,15 +56,65 @@ def test_a_changed_weight_is_followed(path, how):
         part.weight.mul_(3)
         part.weight += 1
     ours, theirs = module.layers[0], plain[0]
-    if how == "in place":
-        for part in ("vertical", "expand"):
-            getattr(ours, part).weight.copy_(getattr(theirs, part).weight)
-    elif how == "replaced":
-        for part in ("vertical", "expand"):
-            getattr(ours, part).weight = getattr(theirs, part).weight
-    else:
+    for name in ("vertical", "expand"):
+        if how == "in place":
+            getattr(ours, name).weight.copy_(getattr(theirs, name).weight)
+        elif how == "replaced":
+            getattr(ours, name).weight = getattr(theirs, name).weight
+        elif how == "another part":
+            setattr(ours, name, getattr(theirs, name))
+    if how in ("loaded", "assigned"):
         module.layers.load_state_dict(plain.state_dict(), assign=how == "assigned")
     torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@both
+def test_a_bias_that_was_not_there_is_followed(path):
+    module = FusedConv([factored(8, 3, 4, 3, bias=False)], path)
+    x = torch.randn(2, 3, 9, 8)
+    before = module(x)
+    module.layers[0].expand.bias = nn.Parameter(torch.ones(4))
+    torch.testing.assert_close(module(x), before + 1, rtol=1e-5, atol=1e-5)
+
+
+@both
+def test_layers_that_are_no_chain_any_more_run_one_by_one(path):
+    layers = [factored(8, 3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1)]
+    module, x = FusedConv(layers, path), torch.randn(2, 3, 9, 8)
+    nn.utils.parametrizations.weight_norm(module.layers[2])
+    torch.testing.assert_close(module(x), nn.Sequential(*layers)(x), rtol=1e-5, atol=1e-5)
+    assert module(x).shape[1] == 5
+
+
+@both
+def test_loaded_in_inference_mode(path):
+    x = torch.randn(2, 3, 9, 8)
+    with torch.inference_mode():
+        module, plain = pair(path)
+        module(x)
+        plain[0].expand.weight.mul_(3)
+        module.load_state_dict({f"layers.{k}": v for k, v in plain.state_dict().items()})
+        torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@both
+def test_derivatives_by_weights_given_for_a_call(path):
+    (module, plain), x = pair(path), torch.randn(2, 3, 9, 8)
+    weights, along = dict(plain.named_parameters()), {}
+    for name, weight in weights.items():
+        along[name] = torch.randn_like(weight)
+
+    def output(net, prefix, weights):
+        named = {prefix + name: weight for name, weight in weights.items()}
+        return torch.func.functional_call(net, named, (x,))
+
+    expected = torch.func.jvp(lambda w: output(plain, "", w), (weights,), (along,))[1]
+    got = torch.func.jvp(lambda w: output(module, "layers.", w), (weights,), (along,))[1]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    with forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(w, along[name]) for name, w in weights.items()}
+        got = forward_ad.unpack_dual(output(module, "layers.", dual)).tangent
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @both

@@ -100,13 +100,51 @@ def test_a_second_use_that_the_example_does_not_show():
 def test_a_model_that_cannot_go_on_with_nan():
     class Checked(Branching):
         def forward(self, x):
-            if self[0](x).isnan().any():
+            maps = self[0](x)
+            if maps.isnan().any():
                 raise ArithmeticError("NaN")
-            return super().forward(x)
+            return self[1](maps) + maps
 
     net = Checked(factored(6, 4, 8, 3), nn.ReLU()).eval()
     fast = optimize_for_inference(net, torch.randn(2, 4, 9, 9))
+    assert [c.names for c in fast.report.choices] == [["0"]]
     assert_same(fast, net, torch.randn(2, 4, 9, 9))
+
+
+@pytest.mark.parametrize("decide", [lambda y: y.argmax(1), lambda y: y > 1e9])
+def test_labels_cannot_tell_of_a_second_use(decide):
+    class Labelled(Branching):
+        def forward(self, x):
+            return decide(super().forward(x))
+
+    net = Labelled(positive(6, 4, 8, 3), nn.ReLU()).eval()
+    fast = optimize_for_inference(net, torch.rand(1, 4, 9, 9))
+    assert [c.names for c in fast.report.choices] == [["0"]]
+
+
+def test_what_a_model_remembers_is_of_its_inputs():
+    class Peak(nn.Sequential):
+        peak = torch.zeros(())
+
+        def forward(self, x):
+            maps = self[0](x)
+            self.peak = torch.maximum(self.peak, maps.max())
+            return self[1](maps)
+
+    net = Peak(factored(6, 4, 8, 3), nn.ReLU()).eval()
+    assert optimize_for_inference(net, torch.randn(2, 4, 9, 9)).peak.isfinite()
+
+
+def test_an_output_of_another_length_is_not_the_same():
+    class Found(Branching):
+        calls = 0
+
+        def forward(self, x):
+            type(self).calls += 1
+            return [super().forward(x)] * self.calls
+
+    with pytest.warns(UserWarning, match="not deterministic"):
+        optimize_for_inference(Found(factored(6, 4, 8, 3), nn.ReLU()), torch.randn(2, 4, 9, 9))
 
 
 def test_without_a_compiler_one_warning_though_nothing_is_fused(monkeypatch):

@@ -142,12 +142,27 @@ def test_the_errors_told_are_those_of_the_outputs(data):
     assert report["after"] == pytest.approx(spread_error(small, net, data.tensors[0]), rel=0.01)
 
 
-def test_in_inference_mode(data):
+@pytest.mark.parametrize("made_there", [False, True])
+def test_in_inference_mode(data, made_there):
     net = net_of()
-    small = cpnb.decompose(net, {"conv2": 4})
+    with torch.inference_mode(made_there):
+        small = copy.deepcopy(cpnb.decompose(net, {"conv2": 4}))
     with torch.inference_mode():
         (report,) = cpnb.fit_to_patches(small, net, "conv2", data)
     assert report["after"] < report["before"]
+
+
+def test_a_group_of_dead_maps_keeps_its_factors(data):
+    net = net_of(groups=2)
+    with torch.no_grad():
+        net.conv1.bias[:2] = -100.0
+    small = cpnb.decompose(net, {"conv2": 2})
+    before = small.conv2.to_conv().weight.clone()
+    start = output_error(small, net, data)
+    dead, alive = cpnb.fit_to_patches(small, net, "conv2", data)
+    assert dead["before"] == dead["after"] == 0 and alive["after"] < alive["before"]
+    torch.testing.assert_close(small.conv2.to_conv().weight[:3], before[:3], rtol=1e-5, atol=1e-6)
+    assert output_error(small, net, data) < start
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

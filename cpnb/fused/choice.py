@@ -104,7 +104,7 @@ def fastest(names, layers, x: Tensor, report: Report) -> tuple[nn.Module, Choice
 
 
 def _first_looks(contenders: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
-    """Path to milliseconds of one pass, or of the better of two.
+    """Path to milliseconds of the better of two passes.
 
     The first one of a module may take several times as long as the later ones, and the machine may
     pause in any: no path is hopeless for one pass.
@@ -113,10 +113,7 @@ def _first_looks(contenders: dict[str, nn.Module], x: Tensor) -> dict[str, float
     for path in reversed(contenders):  # the dense forms last
         if path == "dense, NCHW" and looks.get("dense", 0.0) > FAR * min(looks.values()):
             continue  # seconds on a large image
-        looks[path] = _look(contenders[path], x)
-    limit = HOPELESS * min(looks.values())
-    for path in [path for path, ms in looks.items() if ms > limit]:
-        looks[path] = min(looks[path], _look(contenders[path], x))
+        looks[path] = min(_look(contenders[path], x), _look(contenders[path], x))
     return looks
 
 

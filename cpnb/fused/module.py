@@ -30,7 +30,8 @@ class FusedConv(nn.Module):
         serves input of the weights' own dtype and device (float32 on the CPU). On the last two
         paths the layers run one by one, with the same result, for other input, under autocast,
         where a gradient is wanted or a part has hooks, when traced and exported. Changed weights
-        are followed, except what is written through ``.data`` or into those made in inference mode.
+        and parts are followed; what is written through ``.data``, or in place into weights made in
+        inference mode, is not seen.
 
     Raises
     ------
@@ -50,12 +51,10 @@ class FusedConv(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.path = path
         self.eval().requires_grad_(False)
-        chain = Chain(layers)
-        if chain.length < len(layers):
-            raise ValueError(f"layers must be one chain; {layers[chain.length]} does not belong")
+        chain = self._chain()
         self._fuses = path in ("portable", "compiled")
         # One attribute, so that threads see the kernel with the weights that it is of.
-        self._made = (Watch(self.layers), self._kernel()) if self._fuses else None
+        self._made = (Watch(self.layers), self._make_kernel(chain)) if self._fuses else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) -> (N, T, H', W'), as the layers one by one."""
@@ -69,11 +68,22 @@ class FusedConv(nn.Module):
         """The kernel for the layers as they are, or None where they have to run one by one."""
         watch, kernel = self._made or (None, None)
         if watch is None or watch.changed():
-            self._made = watch, kernel = Watch(self.layers), self._kernel_or_none()
-        return None if watch.listened() or watch.trained() else kernel
+            watch, kernel = Watch(self.layers), None
+        if watch.listened() or watch.trained():
+            return None
+        if kernel is None:
+            kernel = self._kernel_or_false()
+            self._made = watch, kernel
+        return kernel
 
-    def _kernel(self):
-        chain = Chain(self.layers)
+    def _chain(self) -> Chain:
+        layers = list(self.layers)
+        chain = Chain(layers)
+        if chain.length < len(layers):
+            raise ValueError(f"layers must be one chain; {layers[chain.length]} does not belong")
+        return chain
+
+    def _make_kernel(self, chain: Chain):
         if self.path == "portable":
             return portable.Kernel(chain)
         on_gpu = chain.links[0].conv.weight.is_cuda
@@ -84,22 +94,27 @@ class FusedConv(nn.Module):
         """Of the maps; no attribute, since a memory format cannot be pickled."""
         return torch.contiguous_format if "NCHW" in self.path else torch.channels_last
 
-    def _kernel_or_none(self):
+    def _kernel_or_false(self):
         try:
-            return self._kernel()
-        except ValueError:  # a dtype or a device that it does not cover
-            return None
+            return self._make_kernel(self._chain())
         except KernelUnavailable as error:
             warnings.warn(f"FusedConv goes on layer by layer: {error}", stacklevel=4)
-            return None
+        except (ValueError, RuntimeError):
+            pass  # no chain any more, a dtype that is not covered, weights without memory
+        return False
 
     def train(self, mode: bool = True) -> "FusedConv":
         """Stays in evaluation mode: there is nothing to train here."""
         return super().train(False)
 
     def _apply(self, fn, recurse=True):
+        result = super()._apply(fn, recurse)
         self._made = None  # it writes through .data
-        return super()._apply(fn, recurse)
+        return result
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._made = None  # weights made in inference mode do not tell
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self):
         return self.__dict__ | {"_made": None}  # pointers cannot be copied or pickled
