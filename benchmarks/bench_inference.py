@@ -206,7 +206,8 @@ def draw(rows: list[dict], path: Path) -> None:
     ticks = [1, 2, 3, 5, 10, 20, 40]
     ax.set_xticks(ticks, [f"{t}×" for t in ticks])
     ax.minorticks_off()
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=9)
+    ax.margins(y=0.4 / len(rows))
+    fig.legend(loc="outside upper center", ncols=3, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path)
 
