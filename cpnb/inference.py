@@ -72,15 +72,21 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
         # Copies, since a model may write into its input.
         calls, expected = _observe(fast, example.clone())
         chains = _chains(fast, calls, fuse=True)
-        if not _apart(fast, chains, example, expected):
+        apart = _apart(fast, chains, example, expected)
+        if not apart:
             chains = _chains(fast, calls, fuse=False)
         candidate, report = _replaced(fast, chains, calls)
+        if not apart:
+            report.remarks.append(
+                "convolutions are not fused with what follows them: something else reads their "
+                "maps, or no finite number in the output could show it"
+            )
         same = _same(candidate(example.clone()), expected)
     if not same:
         return _remarked(
             fast,
-            "returned as it is, since optimised it does not repeat its output on the example: it "
-            "is not deterministic in evaluation mode, or terms of its factored layers cancel until "
+            "left as it was, since optimised it would not repeat its output on the example: it is "
+            "not deterministic in evaluation mode, or terms of its factored layers cancel until "
             "rounding shows",
         )
     candidate.report = report

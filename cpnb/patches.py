@@ -82,8 +82,8 @@ def patch_moments(
         for images, _ in batches(loader, batch_size):
             images = images.to(device)
             patches = _patches(seen(model, student, images)[0], conv)  # (groups, n, P)
-            outputs = seen(reference, conv, images)[1].permute(1, 0, 2, 3).flatten(1)  # (T, n)
-            pairs = list(zip(patches, outputs.T.chunk(conv.groups, 1), strict=True))
+            outputs = seen(reference, conv, images)[1].permute(0, 2, 3, 1).flatten(0, 2)  # (n, T)
+            pairs = list(zip(patches, outputs.chunk(conv.groups, 1), strict=True))
             groups = groups or [_Sums(p.mean(0), z.mean(0)) for p, z in pairs]
             for group, pair in zip(groups, pairs, strict=True):
                 group.add(*pair)

@@ -37,6 +37,15 @@ def assert_same(path, layers, x, tolerance=1e-5):
         assert (got - expected).abs().max() <= tolerance * expected.abs().max()
 
 
+def assert_repeats(fast, model, x, tolerance=1e-5):
+    """The optimised model against the model; the error relative to the largest value."""
+    with torch.inference_mode():
+        got, expected = fast(x), model(x)
+    assert got.shape == expected.shape
+    if got.numel():
+        assert (got - expected).abs().max() <= tolerance * expected.abs().max()
+
+
 LAYERS = {
     "factored": lambda: [factored(7, 5, 9, 3)],
     "of CharNet's conv2": lambda: [factored(64, 48, 128, 9), Maxout(2)],

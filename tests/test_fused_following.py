@@ -30,14 +30,9 @@ def test_gradients_of_the_input_flow(path):
 
 
 @both
-def test_copies_and_new_weights_are_followed(path):
-    layers = [factored(8, 3, 4, 3), nn.ReLU()]
-    module, x = FusedConv(copy.deepcopy(layers), path), torch.randn(2, 3, 9, 8)
+def test_a_copy_does_the_same_and_nothing_trains(path):
+    module, x = FusedConv([factored(8, 3, 4, 3), nn.ReLU()], path), torch.randn(2, 3, 9, 8)
     assert torch.equal(copy.deepcopy(module)(x), module(x))
-    other = FusedConv([factored(8, 3, 4, 3), nn.ReLU()], path)
-    assert not torch.allclose(other(x), module(x))
-    other.load_state_dict(module.state_dict())
-    assert torch.equal(other(x), module(x))
     assert not module.train().layers.training
 
 
@@ -64,7 +59,8 @@ def test_a_changed_weight_is_followed(path, how):
         elif how == "another part":
             setattr(ours, name, getattr(theirs, name))
     if how in ("loaded", "assigned"):
-        module.layers.load_state_dict(plain.state_dict(), assign=how == "assigned")
+        named = {f"layers.{name}": weight for name, weight in plain.state_dict().items()}
+        module.load_state_dict(named, assign=how == "assigned")
     torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
 
 

@@ -6,24 +6,18 @@ import warnings
 
 import pytest
 import torch
+from fusing import assert_repeats, factored
 from torch import nn
 
 import cpnb
 from cpnb.fused import choice, native
-from cpnb.fused.module import FusedConv
+from cpnb.fused.module import PATHS, FusedConv
 from cpnb.inference import optimize_for_inference
 from cpnb.jaderberg import VerticalHorizontal
 from cpnb.layers import CPConv2d
 from cpnb.nets import Maxout
 
-
-@pytest.fixture(autouse=True)
-def _short_measurements(monkeypatch):
-    monkeypatch.setattr(choice, "SECONDS", 0.01)
-
-
-def factored(rank, *args, **options):
-    return CPConv2d(nn.Conv2d(*args, **options), rank).eval()
+pytestmark = pytest.mark.usefixtures("short_measurements")
 
 
 def charnet():
@@ -33,21 +27,13 @@ def charnet():
     return net
 
 
-def assert_same(fast, model, x, tolerance=1e-5):
-    with torch.inference_mode():
-        got, expected = fast(x), model(x)
-    assert got.shape == expected.shape
-    if got.numel():
-        assert (got - expected).abs().max() <= tolerance * expected.abs().max()
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 24, 24), (5, 1, 24, 24), (1, 1, 40, 53)])
 def test_charnet_repeats_its_outputs(shape):
     net = charnet()
     before = copy.deepcopy(net.state_dict())
     fast = optimize_for_inference(net, torch.randn(shape))
     for other in (shape, (0, 1, 24, 24), (3, 1, 24, 24), (2, 1, 31, 25)):
-        assert_same(fast, net, torch.randn(other))
+        assert_repeats(fast, net, torch.randn(other))
     assert type(fast) is type(net) and not fast.training
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert isinstance(net.conv2, CPConv2d) and net.conv2.expand.weight.requires_grad
@@ -62,7 +48,7 @@ def test_the_report_names_layers_times_and_choice():
     ]
     assert "conv3 + maxout3 + conv4 + maxout4" in text and "2x64x8x8" in text
     for made in fast.report.choices:
-        assert made.milliseconds[made.path] == min(made.milliseconds.values())
+        assert set(made.milliseconds) <= set(PATHS) and made.path in made.milliseconds
         assert fast.get_submodule(made.names[0]).path == made.path
     assert isinstance(fast.maxout1, nn.Identity)
 
@@ -92,19 +78,21 @@ def test_no_path_is_hopeless_for_one_slow_pass(monkeypatch):
 
 
 def test_the_fastest_path_is_taken(monkeypatch):
-    monkeypatch.setattr(choice, "_look", lambda module, x: 1.0 if module.path == "dense" else 9.0)
+    # The others in less time than a pass takes: looks do not count beside what is measured.
+    monkeypatch.setattr(choice, "_look", lambda module, x: 1e-9 if module.path == "dense" else 3e-9)
     net = charnet()
     fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24))
     assert {c.path for c in fast.report.choices} == {"dense"}
+    assert all(c.milliseconds["dense"] > 1e-6 for c in fast.report.choices)  # measured, warm
     assert type(fast.conv2.layers[0]) is nn.Conv2d  # dense again, not factored
-    assert_same(fast, net, torch.randn(2, 1, 24, 24))
+    assert_repeats(fast, net, torch.randn(2, 1, 24, 24))
 
 
 def test_dropout_between_layers_is_passed():
     net = cpnb.CharNet(dropout=0.5).eval()
     net.conv2 = CPConv2d(net.conv2, 8)
     fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24))
-    assert_same(fast, net, torch.randn(2, 1, 24, 24))
+    assert_repeats(fast, net, torch.randn(2, 1, 24, 24))
 
 
 RIVALS = {
@@ -126,7 +114,7 @@ def test_rivals_layers_are_taken_apart_and_repeat_their_outputs(name):
     fast = optimize_for_inference(net, torch.randn(2, 4, 9, 10))
     assert net[0][0] is rival
     for shape in ((2, 4, 9, 10), (1, 4, 7, 6), (0, 4, 9, 10)):
-        assert_same(fast, net, torch.randn(shape))
+        assert_repeats(fast, net, torch.randn(shape))
     names = [name for c in fast.report.choices for name in c.names]
     if name == "biclustering":  # it shuffles maps between its parts, so it stays as it is
         assert not any(n.startswith("0.0") for n in names)
@@ -138,7 +126,7 @@ def test_rivals_layers_are_taken_apart_and_repeat_their_outputs(name):
 def test_a_rivals_layer_by_itself_is_taken_apart():
     layer = VerticalHorizontal.from_conv(nn.Conv2d(4, 6, 3), 3).eval()
     fast = optimize_for_inference(layer, torch.randn(2, 4, 8, 8))
-    assert_same(fast, layer, torch.randn(3, 4, 9, 7))
+    assert_repeats(fast, layer, torch.randn(3, 4, 9, 7))
     assert [c.names for c in fast.report.choices] == [["first"], ["last"]]
 
 
@@ -157,13 +145,13 @@ def test_a_factored_layer_by_itself_is_replaced():
     layer, x = factored(6, 4, 8, 3), torch.randn(2, 4, 9, 9)
     fast = optimize_for_inference(layer, x)
     assert isinstance(fast, FusedConv) and fast.path == fast.report.choices[0].path
-    assert_same(fast, layer, x)
+    assert_repeats(fast, layer, x)
 
 
 def test_saved_and_loaded(tmp_path):
     net, x = charnet(), torch.randn(2, 1, 24, 24)
     torch.save(optimize_for_inference(net, x), tmp_path / "fast.pt")
-    assert_same(torch.load(tmp_path / "fast.pt", weights_only=False), net, x)
+    assert_repeats(torch.load(tmp_path / "fast.pt", weights_only=False), net, x)
 
 
 def test_a_model_that_writes_into_its_input_leaves_the_example():
@@ -190,14 +178,14 @@ def test_hooked_layers_are_left_alone():
     net[0].register_forward_hook(lambda module, args, output: 2 * output)
     fast = optimize_for_inference(net, torch.randn(2, 4, 9, 9))
     assert [c.names for c in fast.report.choices] == [["2"]]
-    assert_same(fast, net, torch.randn(2, 4, 9, 9))
+    assert_repeats(fast, net, torch.randn(2, 4, 9, 9))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.bfloat16, 0.1)])
 def test_other_precisions(dtype, tolerance):
     net = charnet().to(dtype)
     fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24, dtype=dtype))
-    assert_same(fast, net, torch.randn(3, 1, 24, 24, dtype=dtype), tolerance)
+    assert_repeats(fast, net, torch.randn(3, 1, 24, 24, dtype=dtype), tolerance)
     assert "the kernel takes float32 on the CPU" in str(fast.report)
 
 
@@ -233,7 +221,7 @@ def test_without_a_compiler_one_warning(monkeypatch):
         "optimize_for_inference goes on in plain PyTorch: there is no C++ compiler"
     ]
     assert "there is no C++ compiler" in str(fast.report)
-    assert_same(fast, net, torch.randn(2, 1, 24, 24))
+    assert_repeats(fast, net, torch.randn(2, 1, 24, 24))
 
 
 def test_bad_input():
