@@ -54,8 +54,8 @@ $(STAMP): requirements.txt pyproject.toml
 replicate: export CPNB_RESULTS = $(abspath $(RESULTS))
 replicate: $(STAMP) ## the main job: notebooks 00 to 08 and 10; an interrupted one is taken up again (SIZE=standard|full)
 	@status=0; \
-	$(PYTHON) -m cpnb.sweep $(REPLICATED) --parameters $(PARAMETERS) --out $(OUT) || status=1; \
-	$(PYTHON) -m cpnb.sweep $(REPORTED) --parameters $(PARAMETERS) --out $(OUT) --force || status=1; \
+	$(PYTHON) -m cpnb sweep $(REPLICATED) --parameters $(PARAMETERS) --out $(OUT) || status=1; \
+	$(PYTHON) -m cpnb sweep $(REPORTED) --parameters $(PARAMETERS) --out $(OUT) --force || status=1; \
 	echo; \
 	$(call RECORD_TIME,replicate,$$status); \
 	test $$status = 0 || echo "Not every notebook finished (see above); run the same command again."; \
@@ -76,13 +76,13 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 
 sweep: $(STAMP) ## a grid of your own: make sweep NOTEBOOK=notebooks/03_decompose.ipynb GRID="rank=16,32 method=nls,als"
 	@test -n "$(NOTEBOOK)" || { echo 'make sweep NOTEBOOK=notebooks/NAME.ipynb GRID="name=value,value ..."' >&2; exit 2; }
-	$(PYTHON) -m cpnb.sweep $(NOTEBOOK) $(if $(GRID),--grid $(GRID)) --out $(RESULTS)/sweep
+	$(PYTHON) -m cpnb sweep $(NOTEBOOK) $(if $(GRID),--grid $(GRID)) --out $(RESULTS)/sweep
 
 report: $(STAMP) ## the table of claims from the committed records, into README.md
-	@$(PYTHON) -m cpnb.report --readme
+	@$(PYTHON) -m cpnb report --readme
 
 notebooks: $(STAMP) ## execute all notebooks in place at their short size and keep the outputs
-	$(PYTHON) -m cpnb.sweep --in-place $(NOTEBOOKS)
+	$(PYTHON) -m cpnb sweep --in-place $(NOTEBOOKS)
 
 bench-inference: $(STAMP) ## dense, factored, optimised in all runtimes (ARGS=--quick: 2 minutes; peers: pip install -e .[bench])
 	$(PYTHON) benchmarks/bench_inference.py $(ARGS)

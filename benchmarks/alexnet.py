@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 import cpnb
-from cpnb.alexnet import block_diagonal, block_diagonal_rank, load_small_alexnet
-from cpnb.images import flip_and_crop
+from cpnb.data.images import flip_and_crop
+from cpnb.nets.alexnet import block_diagonal, block_diagonal_rank, load_small_alexnet
 
 MAPS = (96, 27, 27)  # what comes into conv2 of AlexNet
 FITS = {

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 import cpnb
-from cpnb import figures
-from cpnb.layers import CPConv2d
+from cpnb.layers.cp import CPConv2d
+from cpnb.study import figures
 
 CHARNET = {"conv2": 64, "conv3": 64}
 LOWER = {"conv2": 32, "conv3": 96}  # conv3 is the one that a low rank hurts (notebook 06)

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 import cpnb
-from cpnb.cp import normalise
-from cpnb.starts import INITS, start
+from cpnb.cp.algebra import normalise
+from cpnb.cp.starts import INITS, start
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import peers  # noqa: E402

@@ -20,8 +20,8 @@ import time
 import torch
 
 import cpnb
-from cpnb.denton import BiclusteredConv2d
-from cpnb.records import plain
+from cpnb.layers.denton import BiclusteredConv2d
+from cpnb.runs.records import plain
 
 LAYERS = ("conv2", "conv3")
 HEIGHT = {"conv2": (16, 8), "conv3": (8, 1)}  # of a layer's input and output maps, 24×24 patches

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cpnb.fastconv import conv2d_by_fft, fast_convolutions
+from cpnb.training.fastconv import conv2d_by_fft, fast_convolutions
 
 PEERS = ("onnxruntime", "openvino", "onnx")
 LEAST_TURNS, MOST_TURNS, PASSES, SLOW = 3, 40, 20, 0.1

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 import cpnb
-from cpnb import figures
-from cpnb.records import results_folder
+from cpnb.runs.records import results_folder
+from cpnb.study import figures
 
 PLAIN, STABLE, LONG = "cpnb, plain", "cpnb, stable", "TensorLy, svd, 400 iterations"
 OWN = (PLAIN, STABLE, "cpnb ALS")

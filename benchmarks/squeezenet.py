@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import cpnb
-from cpnb.squeezenet import expand_layers, load_squeezenet, rank_for
+from cpnb.nets.squeezenet import expand_layers, load_squeezenet, rank_for
 
 METHODS = ("dense", "greedy", "nls", "jaderberg", "nls + channels", "nls + patches")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import cpnb
-from cpnb.cp import cp_to_tensor
+from cpnb.cp.algebra import cp_to_tensor
 
 
 def charnet(layer: str):

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 import cpnb
-from cpnb.alexnet import SMALL_WEIGHTS, SmallAlexNet
-from cpnb.images import flip_and_crop
+from cpnb.data.images import flip_and_crop
+from cpnb.nets.alexnet import SMALL_WEIGHTS, SmallAlexNet
 
 RECIPE = {
     "lr": 0.1,

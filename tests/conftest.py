@@ -40,4 +40,4 @@ def _seeds():
 @pytest.fixture
 def short_measurements(monkeypatch):
     """For tests of what `optimize_for_inference` returns, not of how fast it is."""
-    monkeypatch.setattr("cpnb.fused.choice.SECONDS", 0.01)
+    monkeypatch.setattr("cpnb.inference.fused.choice.SECONDS", 0.01)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from cpnb.fused import native
-from cpnb.fused.module import FusedConv
-from cpnb.layers import CPConv2d
-from cpnb.nets import Maxout
+from cpnb.inference.fused import native
+from cpnb.inference.fused.module import FusedConv
+from cpnb.layers.cp import CPConv2d
+from cpnb.nets.charnet import Maxout
 
 try:
     native.library()

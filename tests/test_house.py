@@ -1,7 +1,7 @@
 """The house: pins agree, documents tell no commands that do not exist, imports go downwards."""
 
 import ast
-import importlib.util
+import graphlib
 import re
 import shlex
 import shutil
@@ -15,24 +15,17 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import cpnb
+from cpnb.__main__ import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(ROOT.glob("cpnb/**/*.py"))
 MAX_LINES = 300
-# A module imports only from floors below its own. A new module gets its place here.
-FLOORS = [
-    ["machine", "cp", "checkpoints", "recipe", "distort", "fastconv", "figures", "findings",
-     "comparison", "norms", "clusters", "vbmf", "images"],
-    ["records", "mttkrp", "metric", "gauss_newton", "glyphs", "nets", "evaluation", "factored",
-     "alexnet", "alexnet_claims", "rival_claims"],
-    ["starts", "descent", "data", "engine", "parameters", "publish", "claims"],
-    ["nls", "als", "squeezenet"],
-    ["layers", "samples", "training", "speed", "notebooks", "jaderberg", "denton", "lowrank",
-     "reconstruct"],
-    ["rivals", "patches", "fused", "roofline"],
-    ["compress"],
-    ["inference"],
-    ["sweep", "report"],
-]  # fmt: skip
+# A room imports only from rooms on floors below its own. CONTRIBUTING.md says what each is for.
+FLOORS = [["cp"], ["layers", "runs"], ["data"], ["nets"], ["training"], ["inference"], ["study"]]
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+DOORS = {"__init__", "__main__"}  # they open every room
+PUBLIC = (ROOT / "tests" / "public_names.txt").read_text().split()
 
 
 def pins(lines) -> dict:
@@ -77,10 +70,10 @@ def test_every_import_is_a_declared_dependency():
     """Of cpnb: what it imports and does not bring itself stands in pyproject.toml."""
     lines = project()["dependencies"] + project()["optional-dependencies"]["gpu"]
     told = {canonicalize_name(Requirement(line).name) for line in lines}
-    package_of = {"PIL": "pillow", "yaml": "pyyaml", "jupyter_client": "jupyter-client"}
+    package_of = {"PIL": "pillow", "yaml": "pyyaml"}
     found = {name.split(".")[0] for path in MODULES for name in imports(path)}
     found -= {"cpnb", "__future__"} | set(sys.stdlib_module_names)
-    missing = {name for name in found if package_of.get(name, name) not in told}
+    missing = {n for n in found if canonicalize_name(package_of.get(n, n)) not in told}
     assert not missing
 
 
@@ -93,20 +86,70 @@ def imports(path) -> set:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: imports are absolute"
             names.add(node.module)
-            names |= {f"{node.module}.{a.name}" for a in node.names if node.module == "cpnb"}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_downwards(path):
-    floor_of = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-    room = path.relative_to(ROOT / "cpnb").parts[0].removesuffix(".py")
-    if room == "__init__":
-        return  # The door to all rooms.
-    assert room in floor_of, f"give {room} a floor in FLOORS"
-    inside = {name.split(".")[1] for name in imports(path) if name.startswith("cpnb.")} - {room}
-    upwards = {name for name in inside if floor_of.get(name, -1) >= floor_of[room]}
-    assert not upwards, f"{room} imports from its own floor or above: {sorted(upwards)}"
+def test_the_house_has_its_rooms_and_nothing_beside_them():
+    inside = {path.stem for path in (ROOT / "cpnb").iterdir() if path.name != "__pycache__"}
+    assert inside == set(ROOMS) | DOORS
+
+
+def room_of(name: str) -> str:
+    """Of a dotted name such as cpnb.cp.nls: cp."""
+    return name.split(".")[1]
+
+
+def dotted(path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def arrows() -> list:
+    """(importing module, imported module) for all imports between modules of cpnb."""
+    known = {dotted(path) for path in MODULES}
+    return [
+        (dotted(path), name)
+        for path in MODULES
+        if path.parent.name != "cpnb"
+        for name in sorted(imports(path) & known - {"cpnb"})
+    ]
+
+
+def test_imports_go_downwards_from_room_to_room():
+    found = [(a, b) for a, b in arrows() if room_of(a) != room_of(b)]
+    upwards = [(a, b) for a, b in found if ROOMS[room_of(b)] >= ROOMS[room_of(a)]]
+    assert len(found) > 25 and not upwards
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_inside_a_room_run_in_no_circle(room):
+    graph = {}
+    for a, b in arrows():
+        if room_of(a) == room_of(b) == room and b != f"cpnb.{room}":
+            graph.setdefault(a, set()).add(b)
+    assert graph
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # a CycleError names the circle
+    assert len(order) == len(set(order))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_it_is_for(room):
+    path = ROOT / "cpnb" / room / "__init__.py"
+    told = " ".join(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).split())
+    assert "Start reading at `" in told
+    assert re.search(r"nothing of|none knows of it", told)
+    for name in re.findall(r"Start reading at `(\w+)`", told):
+        assert (path.parent / f"{name}.py").is_file()
+
+
+def test_every_public_name_stays():
+    assert sorted(cpnb.__all__) == PUBLIC
+    assert all(getattr(cpnb, name) is not None for name in PUBLIC)
+
+
+def test_tests_stand_in_the_rooms_they_are_of():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= set(ROOMS) | {"notebooks", "benchmarks"} and folders >= set(ROOMS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -143,9 +186,9 @@ def targets() -> set:
     return set(re.findall(r"^([a-z-]+):", text, flags=re.M))
 
 
-def is_command(module) -> bool:
-    spec = importlib.util.find_spec(module)
-    return spec is not None and '__name__ == "__main__"' in Path(spec.origin).read_text()
+def is_command(module, word) -> bool:
+    """Whether ``python -m module word`` is one: ours go through one door."""
+    return module == "cpnb" and word in {*COMMANDS, "--help"}
 
 
 def command_problems(words) -> list:
@@ -154,9 +197,9 @@ def command_problems(words) -> list:
     problems = []
     if words and words[0] == "make":
         problems += [f"make {w}" for w in words[1:] if w[0] != "-" and w not in targets()]
-    for option, module in zip(words, words[1:], strict=False):
-        if option == "-m" and module.startswith("cpnb") and not is_command(module):
-            problems.append(f"python -m {module}")
+    for option, module, word in zip(words, words[1:], [*words[2:], ""], strict=False):
+        if option == "-m" and module.startswith("cpnb") and not is_command(module, word):
+            problems.append(f"python -m {module} {word}".rstrip())
     folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"results", ".venv"}
     for word in words:
         name = word.partition("=")[2] or word
@@ -168,11 +211,17 @@ def command_problems(words) -> list:
 
 def test_commands_are_found_in_text():
     text = (
-        "```bash\nmake PY=python3 nope # or\n$ python -m cpnb.cp \\\n  cpnb/nope.py\n```\n"
+        "```bash\nmake PY=python3 nope # or\n$ python -m cpnb nope5 \\\n  cpnb/nope.py\n```\n"
         "text\n\n    make nope2\n\nand `make nope3`\n```python\nmake = 1\n```\n"
     )
     found = [problem for words in commands(text) for problem in command_problems(words)]
-    assert found == ["make nope", "python -m cpnb.cp", "cpnb/nope.py", "make nope2", "make nope3"]
+    assert found == [
+        "make nope",
+        "python -m cpnb nope5",
+        "cpnb/nope.py",
+        "make nope2",
+        "make nope3",
+    ]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -1,0 +1,265 @@
+"""Fewer multiplies made faster: a factored model prepared for inference.
+
+The arithmetic that CP saves (Lebedev et al., arXiv 1412.6553, eq. 5) is soon lost to memory: four
+small convolutions write and read their maps where one did. Here each convolution is fused with
+what follows it, and the fastest way to compute it is found by measuring, the dense one included.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections import defaultdict
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from cpnb.inference.counts import check_pair
+from cpnb.inference.fused.chain import Chain
+from cpnb.inference.fused.choice import Report, fastest
+from cpnb.layers.cp import CPConv2d
+from cpnb.layers.factored import FactoredConv2d
+
+
+def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of the model that computes the same outputs faster.
+
+    Each factored layer, and each dense convolution in an ``nn.Sequential``, is measured on the
+    input it gets from `example`, with PyTorch's present number of threads: dense, factored, fused
+    in plain PyTorch, and fused by a kernel that is compiled at first use, in C++ for the CPU and
+    by Triton for a GPU. The fastest takes its place. In an ``nn.Sequential`` it takes in the
+    maxout, ReLU and 1x1 convolutions behind it, if on `example` the one's output is the other's
+    input, and nothing else reads it. The rivals' layers are taken apart: each of their convolutions
+    is measured for itself.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With `CPConv2d` or rivals' layers, as `cpnb.decompose` makes them. Left untouched.
+    example : Tensor
+        A batch (N, S, H, W) of the size to be fast on. Other sizes work too.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode, without gradients of its parameters, the outputs those of the model up
+        to rounding, its convolutions' maps in channels_last. It may be called from several threads.
+        Its attribute `report` tells what was measured and chosen. Exported, traced or under
+        ``torch.compile`` it is the layers one by one, as it is where a gradient is wanted. Kernels
+        hold copies of the weights, and follow their changes (see `fused.module.FusedConv`).
+
+    Raises
+    ------
+    TypeError
+        model or example is none.
+    ValueError
+        example is on another device than the model, or has a shape that the model does not take.
+
+    Warns
+    -----
+    UserWarning
+        There is no factored layer, or the outputs would differ by more than rounding: a copy that
+        is not optimised is returned. Or there is no compiled kernel to be had.
+    """
+    check_pair("optimize_for_inference", model, example)
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    if not any(_is_cp(part) or isinstance(part, FactoredConv2d) for part in fast.modules()):
+        return _remarked(fast, "no factored layer: returned as it is")
+    fast = _taken_apart(fast)
+    with torch.no_grad():
+        # Copies, since a model may write into its input.
+        calls, expected = _observe(fast, example.clone())
+        chains = _chains(fast, calls, fuse=True)
+        apart = _apart(fast, chains, example, expected)
+        if not apart:
+            chains = _chains(fast, calls, fuse=False)
+        candidate, report = _replaced(fast, chains, calls)
+        if not apart:
+            report.remarks.append(
+                "convolutions are not fused with what follows them: something else reads their "
+                "maps, or no finite number in the output could show it"
+            )
+        same = _same(candidate(example.clone()), expected)
+    if not same:
+        return _remarked(
+            fast,
+            "left as it was, since optimised it would not repeat its output on the example: it is "
+            "not deterministic in evaluation mode, or terms of its factored layers cancel until "
+            "rounding shows",
+        )
+    candidate.report = report
+    return candidate
+
+
+def _taken_apart(model: nn.Module) -> nn.Module:
+    """The model with the rivals' layers as the plain convolutions that they run one by one."""
+    for name, module in list(model.named_modules()):
+        parts = module.as_sequential() if isinstance(module, FactoredConv2d) else None
+        if parts is None or module._forward_hooks or module._forward_pre_hooks:
+            continue
+        if not name:
+            return parts.eval()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, parts.eval())
+    return model
+
+
+def _remarked(model: nn.Module, remark: str) -> nn.Module:
+    warnings.warn(f"optimize_for_inference: {remark}", stacklevel=3)
+    model.report = Report(remarks=[remark])
+    return model
+
+
+def _observe(model: nn.Module, example: Tensor) -> tuple[dict, object]:
+    """Inputs and outputs of each module, call by call, and the model's output."""
+    calls, hooks = defaultdict(list), []
+    for name, module in model.named_modules():
+        hooks.append(
+            module.register_forward_hook(
+                lambda module, args, output, name=name: calls[name].append((args, output))
+            )
+        )
+    try:
+        expected = model(example)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"example has a shape that {type(model).__name__} does not take, "
+            f"{tuple(example.shape)}: {error}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls, expected
+
+
+def _apart(model: nn.Module, chains: list[list[str]], example: Tensor, expected) -> bool:
+    """Whether nothing in the model but a chain's next layer reads the maps within the chain.
+
+    To everything else they are shown as NaN, and the output must not care. A reader that does not
+    show in it, as on a branch that the example does not take, is not found.
+    """
+    pairs = [pair for names in chains for pair in pairwise(names)]
+    if not pairs:
+        return True
+    if not any(t.is_floating_point() and t.isfinite().any() for t in _tensors(expected)):
+        return False  # labels, or nothing: it cannot tell
+    model = copy.deepcopy(model)  # it may keep what it has seen
+    for before, after in pairs:
+        kept = []
+
+        def hide(module, args, output, kept=kept):
+            kept.append(output)
+            return torch.full_like(output, math.nan)
+
+        model.get_submodule(before).register_forward_hook(hide)
+        model.get_submodule(after).register_forward_pre_hook(lambda *_, kept=kept: kept.pop())
+    try:
+        return _same(model(example.clone()), expected)
+    except Exception:  # of whatever kind: something in the model could not go on with NaN
+        return False
+
+
+def _replaced(model: nn.Module, chains: list[list[str]], calls) -> tuple[nn.Module, Report]:
+    """A copy of the model with every chain on its fastest path."""
+    model, report = copy.deepcopy(model), Report()
+    for names in chains:
+        layers = [model.get_submodule(name) for name in names]
+        (x,), _ = calls[names[0]][0]
+        fused, choice = fastest(names, layers, x, report)
+        report.choices.append(choice)
+        if names == [""]:  # the model is this one layer
+            return fused, report
+        for name, layer in zip(names, [fused] + [nn.Identity()] * (len(names) - 1), strict=True):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer)
+    return model, report
+
+
+def _chains(model: nn.Module, calls: dict, fuse: bool) -> list[list[str]]:
+    """Names of the layers that go together, chain by chain."""
+    chains, taken = [], set()
+    for name, module in model.named_modules():
+        if _is_cp(module) and name not in taken and _usual(module, calls[name]):
+            chains.append([name])  # in no nn.Sequential, or the first of it would have taken it
+        if not isinstance(module, nn.Sequential):
+            continue
+        children = [child for child in _flat(name, module) if child[0] not in taken]
+        while children:
+            length = _length(children, calls, fuse)
+            taken.update(child for child, _ in children[: max(length, 1)])
+            if length:
+                chains.append([child for child, _ in children[:length]])
+            children = children[max(length, 1) :]
+    return chains
+
+
+def _flat(name: str, module: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """The layers in the order they run, those of plain ``nn.Sequential`` parts too."""
+    found = []
+    for child, layer in module.named_children():
+        path = f"{name}.{child}" if name else child
+        nested = type(layer) is nn.Sequential
+        if nested and not (layer._forward_hooks or layer._forward_pre_hooks):
+            found += _flat(path, layer)
+        else:
+            found.append((path, layer))
+    return found
+
+
+def _length(children: list[tuple[str, nn.Module]], calls: dict, fuse: bool) -> int:
+    """How many of these neighbours make a chain, from the first one on."""
+    name, front = children[0]
+    if not (_is_cp(front) or type(front) is nn.Conv2d) or not _usual(front, calls[name]):
+        return 0
+    together = 1
+    for (before, _), (after, layer) in zip(children, children[1:], strict=False):
+        one, two = calls[before], calls[after]
+        if not (fuse and len(one) == len(two) == 1 and _usual(layer, two)):
+            break
+        if two[0][0][0] is not one[0][1]:
+            break
+        together += 1
+    return Chain([layer for _, layer in children[:together]]).length
+
+
+def _is_cp(module: nn.Module) -> bool:
+    """Whether it is a `CPConv2d` that computes as one; a subclass may do something else."""
+    return isinstance(module, CPConv2d) and type(module).forward is CPConv2d.forward
+
+
+def _usual(module: nn.Module, calls: list) -> bool:
+    """Whether it was called, with one batch, and nothing else hangs on it."""
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    batches = (len(x) == 1 and isinstance(x[0], Tensor) and x[0].ndim == 4 for x, _ in calls)
+    return bool(calls) and all(batches) and not hooked
+
+
+def _same(output, expected) -> bool:
+    ours, theirs = _tensors(output), _tensors(expected)
+    return len(ours) == len(theirs) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=_tolerance(b), equal_nan=True)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _tolerance(expected: Tensor) -> float:
+    if not expected.is_floating_point() or not expected.numel():
+        return 0.0
+    sizes = expected.abs().nan_to_num(0, 0, 0)
+    eps = torch.finfo(expected.dtype).eps
+    by_tf32 = expected.is_cuda and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    if by_tf32 and expected.dtype == torch.float32:
+        eps = 2.0**-10  # by which PyTorch's own convolutions round there
+    # With few digits to lose, a hundred roundings would let anything pass.
+    return (100 if eps < 1e-4 else 8) * eps * max(float(sizes.max()), 1e-30)
+
+
+def _tensors(output) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = list(output.values())
+    parts = output if isinstance(output, (list, tuple)) else []
+    return [tensor for part in parts for tensor in _tensors(part)]

@@ -1,0 +1,10 @@
+"""What this replication says: claims and verdicts, recorded tables and figures.
+
+Stands on all other rooms; none knows of it. Start reading at `claims` (each claim and how the
+records answer it); notebooks take `record`, `tables` and `figures`.
+"""
+
+from cpnb.study import figures, tables
+from cpnb.study.recording import fits, record, versus
+
+__all__ = ["figures", "fits", "record", "tables", "versus"]

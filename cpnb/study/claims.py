@@ -1,0 +1,245 @@
+"""Every claim of the paper and of its rivals, and how the records answer it.
+
+``mark``: C, confirmed in a readable source; U, from memory, unconfirmed; A, arithmetic. A claim's
+``find`` takes the records and returns a Finding, or None where nothing is recorded.
+"""
+
+from __future__ import annotations
+
+from statistics import mean, median
+
+from cpnb.study.alexnet_claims import ALEXNET_CLAIMS
+from cpnb.study.findings import NO, YES, Claim, Finding, counted
+from cpnb.study.rival_claims import RIVAL_CLAIMS
+
+RANKS_64 = {"conv2": 64, "conv3": 64}
+
+
+def _runs(rows: list[dict], **wanted) -> list[dict]:
+    return [r for r in rows if all(r.get(k) == v for k, v in wanted.items())]
+
+
+def _main_runs(rows: list[dict], ranks: dict = RANKS_64) -> list[dict]:
+    """The pipeline on real characters, the test split; the newest run of each seed."""
+    runs = _runs(rows, claim="charnet-finetune", dataset="chars74k", method="nls")
+    kept = [
+        r
+        for r in runs
+        if dict(zip(r["layers"], r["ranks"], strict=True)) == ranks
+        and r["parameters"].get("max_degeneracy")
+        and r["parameters"].get("split", "test") == "test"
+    ]
+    return list({r["seed"]: r for r in kept}.values())
+
+
+def _percent(runs: list[dict], key: str) -> float:
+    return 100 * mean(r[key] for r in runs)
+
+
+def _drop(runs: list[dict], key: str) -> float:
+    return _percent(runs, "accuracy_baseline") - _percent(runs, key)
+
+
+def baseline(rows):
+    runs = _runs(rows, claim="charnet-baseline", dataset="chars74k", saved=True)[-1:]
+    if not runs:
+        return None
+    good, every = _percent(runs, "accuracy_good"), _percent(runs, "accuracy")
+    here = (
+        f"{good:.1f}% on GoodImg, {every:.1f}% on all {runs[0]['test_size']} characters of the "
+        f"Chars74K test split; trained in {runs[0]['seconds'] / 60:.0f} minutes"
+    )
+    return Finding(here, f"{YES}, on other data" if good >= 91 else NO, runs)
+
+
+def accuracy_after(rows):
+    runs = _main_runs(rows)
+    if not runs:
+        return None
+    before, after = _percent(runs, "accuracy_baseline"), _percent(runs, "accuracy_finetuned")
+    good = _percent(runs, "accuracy_baseline_good"), _percent(runs, "accuracy_finetuned_good")
+    here = (
+        f"{before:.1f}% → {after:.1f}% (GoodImg {good[0]:.1f}% → {good[1]:.1f}%), mean of "
+        f"{len(runs)} seeds, Chars74K test"
+    )
+    return Finding(here, YES if before - after <= 1 else NO, runs)
+
+
+def cpu_speedup(rows):
+    runs = [r for r in _main_runs(rows) if r["latency"]["device"] == "cpu"]
+    if not runs:
+        return None
+    found, bound = median(r["speedup"] for r in runs), runs[0]["bound"]
+    least, most = min(r["speedup"] for r in runs), max(r["speedup"] for r in runs)
+    here = (
+        f"{found:.1f}× of a possible {bound:.2f}× (median of {len(runs)} runs, {least:.1f} to "
+        f"{most:.1f}×; batch 64, ranks 64 and 64)"
+    )
+    return Finding(here, YES if found >= 8.5 else NO, runs)
+
+
+def fused(case: str, ranks: dict, goal: float):
+    """Fused inference against the fastest dense net of all runtimes."""
+
+    def finding(rows):
+        runs = _runs(rows, claim="inference", case=case, ranks=ranks, device="cpu", threads=2)
+        if not runs:
+            return None
+        found, told, runs = _of_newest_code(runs)
+        peers = median(r["speedup_of_peers"] for r in runs)
+        here = (
+            f"{told}, against the fastest dense net of all runtimes; the best of the others "
+            f"factored: {peers:.1f}×"
+        )
+        return Finding(here, YES if found >= goal else NO, runs)
+
+    return finding
+
+
+def _of_newest_code(runs: list[dict]) -> tuple[float, str, list[dict]]:
+    """Median speed-up of the runs at the newest one's commit, the median told, these runs."""
+    runs = [r for r in runs if r["commit"] == runs[-1]["commit"]]
+    each = [r["speedup"] for r in runs]
+    told = f"{median(each):.1f}× of a possible {runs[-1]['bound']:.2f}×"
+    if len(runs) > 1:
+        told += f" (median of {len(runs)} runs, {min(each):.1f} to {max(each):.1f}×)"
+    return median(each), told, runs
+
+
+def fused_within_a_point(goal: float):
+    """The fastest of the nets, at whatever ranks, that the pipeline kept within one point."""
+
+    def finding(rows):
+        nets: dict[tuple, list[dict]] = {}
+        for run in _runs(rows, claim="inference", device="cpu", input=[64, 1, 24, 24], threads=2):
+            if run["case"].startswith("CharNet"):
+                nets.setdefault(tuple(run["ranks"].items()), []).append(run)
+        kept = []
+        for ranks, runs in nets.items():
+            tuned = _main_runs(rows, dict(ranks))
+            if tuned and _drop(tuned, "accuracy_finetuned") <= 1:
+                kept.append((*_of_newest_code(runs), ranks, tuned))
+        if not kept:
+            return None
+        found, told, runs, ranks, tuned = max(kept, key=lambda net: net[0])
+        drop = _drop(tuned, "accuracy_finetuned")
+        here = (
+            f"ranks {', '.join(f'{rank} ({layer})' for layer, rank in ranks)}: {told}, against the "
+            f"fastest dense net of all runtimes; drop {drop:.2f} points "
+            f"(mean of {counted(len(tuned), 'seed')})"
+        )
+        return Finding(here, YES if found >= goal else NO, [*runs, *tuned])
+
+    return finding
+
+
+def ranks_64(rows):
+    runs = _main_runs(rows)
+    if not runs:
+        return None
+    raw, after = _drop(runs, "accuracy_decomposed"), _drop(runs, "accuracy_finetuned")
+    here = f"drop {raw:.1f} points as decomposed, {after:.1f} after fine-tuning"
+    return Finding(here, YES if after <= 1 else NO, runs)
+
+
+def surviving_error(rows):
+    runs = _main_runs(rows)
+    if not runs:
+        return None
+    errors = [mean(r["rel_error"][i] for r in runs) for i in (0, 1)]
+    drop = _drop(runs, "accuracy_finetuned")
+    here = f"conv2 {errors[0]:.0%}, conv3 {errors[1]:.0%}; drop after fine-tuning {drop:.1f} points"
+    return Finding(here, YES if drop <= 1 and errors[1] >= 0.7 else NO, runs)
+
+
+def _same_conditions(rows: list[dict]) -> list[dict]:
+    """One layer's decompositions in the conditions of the newest of them on real characters."""
+    runs = _runs(rows, claim="layer-decomposition", layer="conv2", dataset="chars74k")
+    keys = ("seed", "n_iter_max", "commit")
+    return [r for r in runs if all(r[k] == runs[-1][k] for k in keys)]
+
+
+def nls_against_greedy(rows):
+    runs = _same_conditions(rows)
+    error = {(r["method"], r["rank"]): r["rel_error"] for r in runs}
+    ranks = sorted(rank for method, rank in error if method == "nls" and ("greedy", rank) in error)
+    if not ranks:
+        return None
+    pairs = [f"R={r}: {error['nls', r]:.3f} / {error['greedy', r]:.3f}" for r in ranks]
+    better = all(error["nls", r] < error["greedy", r] for r in ranks)
+    here = f"relative error of conv2, NLS / greedy: {', '.join(pairs)}"
+    return Finding(here, YES if better else NO, runs)
+
+
+def instability(rows):
+    by_method = {r["method"]: r for r in _same_conditions(rows) if r["rank"] == 64}
+    if not {"nls", "nls-plain"} <= set(by_method):
+        return None
+    plain, bounded = by_method["nls-plain"], by_method["nls"]
+    here = (
+        f"conv2, R=64: plain NLS has Σ‖term‖²/‖K‖² = {plain['degeneracy']:,.0f} at a relative "
+        f"error of {plain['rel_error']:.4f}; bounded, {bounded['degeneracy']:.0f} at "
+        f"{bounded['rel_error']:.4f}"
+    )
+    seen = plain["degeneracy"] > 100
+    cured = bounded["degeneracy"] <= 10 and bounded["rel_error"] < 1.005 * plain["rel_error"]
+    verdict = ("cause seen on a small net" if seen else "not seen here") + (
+        ", and cured" if seen and cured else ""
+    )
+    return Finding(here, verdict, [plain, bounded])
+
+
+def gpu_speedup(rows):
+    runs = _runs(rows, claim="speedup", what="CharNet")
+    on = {
+        kind: {str(r["input"]): r for r in runs if r["device"] == kind} for kind in ("cuda", "cpu")
+    }
+    both = sorted(set(on["cuda"]) & set(on["cpu"]))
+    if not both:
+        return None
+    pairs = [(on["cuda"][i], on["cpu"][i]) for i in both]
+    told = [f"{g['speedup']:.1f}× (CPU {c['speedup']:.1f}×) at {g['input']}" for g, c in pairs]
+    holds = all(g["speedup"] < c["speedup"] for g, c in pairs) and any(
+        g["speedup"] > 1 for g, _ in pairs
+    )
+    return Finding("; ".join(told), YES if holds else NO, [r for pair in pairs for r in pair])
+
+
+def dense_image(rows):
+    runs = _runs(rows, claim="speedup", what="CharNet", ranks=[64, 64], device="cpu")
+    runs = [r for r in runs if r["input"] == [1, 1, 240, 320]][-1:]
+    if not runs:
+        return None
+    bound = runs[0]["bound"]
+    here = f"bound {bound:.1f}× by an exact count, measured {runs[0]['speedup']:.1f}×"
+    return Finding(here, "bound confirmed" if abs(bound / 33.6 - 1) < 0.01 else NO, runs)
+
+
+RUN = ".venv/bin/python -m cpnb sweep notebooks/{} --parameters notebooks/parameters/full.yaml"
+RUN_02 = RUN.format("02_train_charnet.ipynb")
+RUN_03 = RUN.format("03_decompose.ipynb")
+RUN_04 = RUN.format("04_finetune.ipynb") + " --grid seed=0,1,2"
+RUN_05 = RUN.format("05_speedup.ipynb")
+LOWER = (
+    f"{RUN_04} -p rank_conv2 32 -p rank_conv3 96 -p rank_conv1 24 -p lr 0.003 && "
+    ".venv/bin/python benchmarks/bench_inference.py"
+)
+NO_GPU = "not tested yet: no GPU run recorded"
+
+CLAIMS = [
+    Claim("CharNet, the baseline", "91.0% on ICDAR-2003", "C", baseline, RUN_02),
+    Claim("CharNet: accuracy after CP", "91% → 90%", "C", accuracy_after, RUN_04),
+    Claim("CharNet: whole-net CPU speed-up", "8.5×", "C", cpu_speedup, RUN_04),
+    Claim("… with `optimize_for_inference`", "8.5×", "C",
+          fused("CharNet, 64 patches", RANKS_64, 8.5), "make bench-inference"),
+    Claim("… at whatever ranks lose at most a point", "8.5×", "C",
+          fused_within_a_point(8.5), LOWER),
+    Claim("Ranks of that net: conv2, then conv3", "64, 64", "U", ranks_64, RUN_04),
+    Claim("Kernel error that conv3 survives", "about 78%", "U", surviving_error, RUN_04),
+    Claim("NLS against greedy deflation", "better at every rank", "U", nls_against_greedy, RUN_03),
+    Claim("Low-rank CP is unstable", "limits larger nets", "U", instability, RUN_03),
+    Claim("GPU speed-up", "present, smaller than CPU's", "U", gpu_speedup, RUN_05, NO_GPU),
+    Claim("CharNet on a 240×320 image, bound", "33.6×", "A", dense_image, RUN_05),
+    *ALEXNET_CLAIMS,
+    *RIVAL_CLAIMS,
+]  # fmt: skip

@@ -1,0 +1,16 @@
+"""The figures of the notebooks: units on every axis, legible at half size.
+
+Knows rows and results, and nothing of how they were made. Start reading at `style`; a figure
+without arguments draws what is recorded.
+"""
+
+from cpnb.study.figures.accuracy import contact_sheets, methods_compared, tradeoff, training_curves
+from cpnb.study.figures.decomposition import factor_pictures, lines_by_rank, solver_curves
+from cpnb.study.figures.speed import measured_beside_bound, roofline
+from cpnb.study.figures.style import BLACK, BLUE, GREEN, ORANGE, use_style
+
+__all__ = [
+    "BLACK", "BLUE", "GREEN", "ORANGE",
+    "contact_sheets", "factor_pictures", "lines_by_rank", "measured_beside_bound",
+    "methods_compared", "roofline", "solver_curves", "tradeoff", "training_curves", "use_style",
+]  # fmt: skip

@@ -1,0 +1,139 @@
+"""Figures of data, training, and accuracy against speed."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+
+from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, RED
+
+
+def contact_sheets(sheets: dict, figsize=None):
+    """Draw grey sheets (H, W), such as :func:`cpnb.contact_sheet` makes, one above the other."""
+    height = sum(s.shape[0] / s.shape[1] for s in sheets.values())
+    figsize = figsize or (11, 11 * height + 0.45 * len(sheets))
+    ratios = [s.shape[0] / s.shape[1] for s in sheets.values()]
+    fig, axes = plt.subplots(
+        len(sheets), 1, figsize=figsize, squeeze=False, gridspec_kw={"height_ratios": ratios}
+    )
+    for ax, (title, sheet) in zip(axes[:, 0], sheets.items(), strict=True):
+        ax.imshow(sheet, cmap="gray", vmin=-2.5, vmax=2.5)
+        ax.set_title(title, loc="left", fontsize=11)
+        ax.set_axis_off()
+    return fig
+
+
+def training_curves(history: list[dict]):
+    """Loss and accuracy by epoch."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
+    epochs = [row["epoch"] for row in history]
+    for key, label, color in (("train_loss", "training", BLUE), ("val_loss", "validation", ORANGE)):
+        left.plot(epochs, [row[key] for row in history], "o-", color=color, label=label)
+    keys = (
+        ("train_accuracy", "training (augmented)", BLUE),
+        ("val_accuracy", "validation", ORANGE),
+    )
+    for key, label, color in keys:
+        right.plot(epochs, [100 * row[key] for row in history], "o-", color=color, label=label)
+    left.set(xlabel="epoch", ylabel="cross-entropy (nats)")
+    right.set(xlabel="epoch", ylabel="accuracy (%)")
+    for ax in (left, right):
+        ax.legend()
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    return fig
+
+
+def tradeoff(rows: list[dict], title: str, paper: dict | None = None):
+    """Accuracy drop against measured speed-up, before and after fine-tuning.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Keys: speedup, bound (×), drop_before, drop_after (percentage points), label.
+    paper : dict, optional
+        The paper's point: speedup, drop, label.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[1.25, 1])
+    rows = sorted(rows, key=lambda row: row["speedup"])
+    for key, label, color, marker in (
+        ("drop_before", "before fine-tuning", ORANGE, "s"),
+        ("drop_after", "after fine-tuning", BLUE, "o"),
+    ):
+        left.plot(
+            [r["speedup"] for r in rows], [r[key] for r in rows], marker, color=color, label=label
+        )
+    for row in rows:
+        left.plot([row["speedup"]] * 2, [row["drop_after"], row["drop_before"]], color=GREY, lw=0.7)
+        # Labels for the front alone, the runs that no other beats in both: all would overlap.
+        if not any(
+            r["speedup"] > row["speedup"] and r["drop_after"] <= row["drop_after"] for r in rows
+        ):
+            place = (row["speedup"], row["drop_after"])
+            left.annotate(
+                row["label"], place, xytext=(6, -4), textcoords="offset points", fontsize=9
+            )
+    left.axhline(1, color=GREEN, lw=1, ls="--", label="1 point")
+    if paper:
+        left.plot(paper["speedup"], paper["drop"], "*", ms=15, color=RED, label=paper["label"])
+    left.set_yscale("symlog", linthresh=2)
+    ticks = [-1, 0, 1, 2, 5, 10, 20, 50]
+    left.set_yticks(ticks, [str(t) for t in ticks])
+    left.minorticks_off()
+    lowest = min(0, *(row["drop_after"] for row in rows))
+    highest = max(2, *(max(row["drop_before"], row["drop_after"]) for row in rows))
+    left.set(
+        xlabel="measured speed-up of the whole net (×)",
+        ylabel="accuracy drop (points)",
+        ylim=(lowest - 0.3, 1.5 * highest),
+    )
+    left.legend(fontsize=9, loc="lower right")
+    top = max(r["bound"] for r in rows) * 1.05
+    right.plot([0, top], [0, top], color=BLACK, lw=1, ls=":", label="measured = bound")
+    right.plot([r["bound"] for r in rows], [r["speedup"] for r in rows], "o", color=BLUE)
+    if paper:
+        right.axhline(paper["speedup"], color=RED, lw=1, ls="--", label=paper["label"])
+    right.set(
+        xlabel="bound: ratio of multiplies (×)", ylabel="measured speed-up (×)", ylim=(0, None)
+    )
+    right.legend(fontsize=9)
+    fig.suptitle(title)
+    return fig
+
+
+def methods_compared(points: list[dict], names: dict, title: str = ""):
+    """Accuracy drop after fine-tuning against measured speed-up: one line a method.
+
+    Thin, hollow markers show the same nets before fine-tuning.
+
+    Parameters
+    ----------
+    points : list of dict
+        Keys: method, speedup (×), drop_before, drop_after (percentage points).
+    names : dict
+        Method to its name in the legend, which also sets the order.
+    """
+    fig, ax = plt.subplots(figsize=(9, 5))
+    for (method, name), color, marker in zip(names.items(), CYCLE, MARKERS, strict=False):
+        own = sorted((p for p in points if p["method"] == method), key=lambda p: p["speedup"])
+        if not own:
+            continue
+        x = [p["speedup"] for p in own]
+        style = {"marker": marker, "color": color}
+        ax.plot(x, [p["drop_after"] for p in own], ms=7, label=name, zorder=3, **style)
+        before = [p["drop_before"] for p in own]
+        ax.plot(x, before, ls="", ms=5, mfc="none", mew=0.8, alpha=0.7, **style)
+    ax.axhline(1, color=BLACK, lw=1, ls="--", label="1 point")
+    ax.plot([], [], "o", color=GREY, ms=5, mfc="none", mew=0.8, label="before fine-tuning")
+    ax.set_yscale("symlog", linthresh=2)
+    ticks = [-1, 0, 1, 2, 5, 10, 20, 50]
+    ax.set_yticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    drops = [d for p in points for d in (p["drop_before"], p["drop_after"])]
+    ax.set(
+        xlabel="measured speed-up of the whole net (×)",
+        ylabel="accuracy drop (points)",
+        ylim=(min(0, *drops) - 0.3, max(2, 1.3 * max(drops))),
+        xlim=(0, None),
+        title=title,
+    )
+    ax.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig

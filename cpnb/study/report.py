@@ -1,0 +1,85 @@
+"""The table of claims: what the paper says, what was measured here, and the verdict.
+
+Every figure comes from the committed records (results/records.jsonl). ``python -m cpnb report``
+prints the table; with ``--readme`` it also writes it between README's two markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from cpnb.runs.places import repository
+from cpnb.runs.records import recorded
+from cpnb.study.claims import CLAIMS, Claim
+from cpnb.study.machines import hardware
+
+BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
+MARKS = {"C": "confirmed", "U": "unconfirmed", "A": "arithmetic"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table, all text."""
+
+    claim: str
+    paper: str
+    here: str
+    hardware: str
+    verdict: str
+    command: str
+
+
+def lines(rows: list[dict] | None = None) -> list[Line]:
+    """Every claim with what the records (by default the committed ones) say to it."""
+    rows = recorded() if rows is None else rows
+    return [_line(claim, rows) for claim in CLAIMS]
+
+
+def _line(claim: Claim, rows: list[dict]) -> Line:
+    finding = claim.find(rows)
+    here, verdict, runs = finding if finding is not None else ("–", claim.missing, [])
+    paper = f"{claim.paper} ({MARKS[claim.mark]})"
+    command = f"`{claim.command}`" if claim.command else "–"
+    return Line(claim.text, paper, here, hardware(runs), verdict, command)
+
+
+def markdown(rows: list[dict] | None = None) -> str:
+    """The table in Markdown."""
+    head = ("claim", "the paper", "here", "on", "verdict", "command")
+    table = [head, tuple("---" for _ in head), *(astuple(line) for line in lines(rows))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+
+def write_readme(path: Path, rows: list[dict] | None = None) -> bool:
+    """Put the table between the markers of ``path``; returns whether the file changed.
+
+    Raises
+    ------
+    ValueError
+        The markers are missing.
+    """
+    text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{path} must hold {BEGIN} and {END} once each")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    new = f"{before}{BEGIN}\n{markdown(rows)}\n{END}{after}"
+    if new != text:
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(new, encoding="utf-8")
+        os.replace(temporary, path)
+    return new != text
+
+
+def main(arguments=None) -> int:
+    """Command line of the report."""
+    parser = argparse.ArgumentParser(prog="python -m cpnb report", description=__doc__)
+    parser.add_argument("--readme", action="store_true", help="also write it into README.md")
+    options = parser.parse_args(arguments)
+    print(markdown())
+    if options.readme:
+        write_readme(repository() / "README.md")
+    return 0

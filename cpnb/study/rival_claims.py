@@ -1,0 +1,136 @@
+"""The claims of the methods that the paper is compared with, and the comparison itself.
+
+Answered by the records of ``benchmarks/rivals.py`` and ``benchmarks/denton.py``.
+"""
+
+from __future__ import annotations
+
+from cpnb.study.comparison import CP, NAMES, compared, fastest_within
+from cpnb.study.findings import NO, YES, Claim, Finding, counted
+
+NO_LOSS = 0.1  # points: one or two characters of the test split
+
+
+def _told(point: dict) -> str:
+    return (
+        f"{NAMES[point['method']]}, ranks {point['ranks'][0]} and {point['ranks'][1]}: "
+        f"{point['speedup']:.1f}× of a possible {point['bound']:.1f}×, "
+        f"{point['baseline']:.1%} → {point['accuracy']:.1%} (drop {point['drop_after']:.1f} points)"
+    )
+
+
+def rival(methods: tuple[str, ...], goal: float, drop: float):
+    """The goal is met by a net that was measured to be so fast and lost no more than that."""
+
+    def finding(rows):
+        points = [p for p in compared(rows) if p["method"] in methods]
+        if not points:
+            return None
+        fast = [p for p in points if p["speedup"] >= goal]
+        if not fast:
+            best = max(points, key=lambda p: p["speedup"])
+            return Finding(f"no net was so fast; the fastest: {_told(best)}", NO, best["runs"])
+        best = min(fast, key=lambda p: p["drop_after"])
+        widest = fastest_within(points, drop)
+        here = f"CharNet on Chars74K, {counted(best['seeds'], 'seed')}; {_told(best)}"
+        if widest not in (None, best):
+            unit = "point" if drop == 1 else "points"
+            here += f"; the fastest within {drop:g} {unit}: {widest['speedup']:.1f}×"
+        return Finding(here, YES if best["drop_after"] <= drop else NO, best["runs"])
+
+    return finding
+
+
+def against_the_best_rival(rows):
+    """CP by NLS and the best of all rivals, each at its fastest within one point."""
+    points = compared(rows)
+    cp = [p for p in points if p["method"] == "nls"]
+    rivals = [p for p in points if p["method"] not in CP]
+    if not cp or not rivals:
+        return None
+    sides = {"CP": fastest_within(cp, 1.0), "the rivals": fastest_within(rivals, 1.0)}
+    lacking = [name for name, point in sides.items() if point is None]
+    if lacking:
+        here = f"no net of {' and '.join(lacking)} stays within one point"
+        return Finding(here, NO, [p["runs"][-1] for p in points])
+    ours, theirs = sides.values()
+    fast = [fastest_within(side, 1.0, "speedup_optimised") for side in (cp, rivals)]
+    ratios = [
+        one[key] / other[key]
+        for key, (one, other) in {"speedup": (ours, theirs), "speedup_optimised": fast}.items()
+    ]
+    here = (
+        f"Chars74K, {counted(ours['seeds'], 'seed')}: "
+        f"{_told(ours)}; {_told(theirs)}; ratio {ratios[0]:.2f}. With `optimize_for_inference` "
+        f"{fast[0]['speedup_optimised']:.1f}× against {fast[1]['speedup_optimised']:.1f}× "
+        f"({NAMES[fast[1]['method']]}), ratio {ratios[1]:.2f}"
+    )
+    verdicts = [YES if ratio > 1 else NO for ratio in ratios]
+    verdict = verdicts[0]
+    if verdicts[0] != verdicts[1]:
+        verdict = f"{verdicts[0]} as PyTorch runs them, {verdicts[1]} optimised"
+    return Finding(here, verdict, [*ours["runs"], *theirs["runs"]])
+
+
+def _counted(rows: list[dict], part: str) -> list[dict]:
+    return [r for r in rows if r.get("claim") == "rivals-counts" and r["part"] == part][-1:]
+
+
+def layer_alone(part: str, goal: float):
+    """Multiplies and speed of one layer of AlexNet's sizes; accuracy would need ImageNet."""
+
+    def finding(rows):
+        runs = _counted(rows, part)
+        if not runs:
+            return None
+        bound, found = runs[0]["bound"], runs[0]["speedup"]
+        here = (
+            f"{bound:.1f}× fewer multiplies on {runs[0]['what']}; the layer alone measured "
+            f"{found:.1f}×"
+        )
+        reached = "multiplies allow it" if bound >= 0.95 * goal else "multiplies do not allow it"
+        reached += ", measured speed too" if found >= goal else ", measured speed falls short"
+        return Finding(here, f"{reached}; accuracy needs their net and ImageNet", runs)
+
+    return finding
+
+
+def linear_layers(paper: tuple[float, ...]):
+    """Arithmetic: K (S + T) weights in place of S T."""
+
+    def finding(rows):
+        runs = _counted(rows, "linear")
+        if not runs:
+            return None
+        found = runs[0]["factors"]
+        pairs = zip(found, paper, strict=True)
+        agree = sum(abs(ours / theirs - 1) < 0.05 for ours, theirs in pairs)
+        here = f"{'/'.join(f'{f:.1f}' for f in found)}× fewer weights on {runs[0]['what']}"
+        verdict = (
+            f"arithmetic of layer sizes: {agree} of {len(found)} as told, so theirs had other "
+            "sizes; accuracy needs their net and ImageNet"
+        )
+        if agree == len(found):
+            verdict = "arithmetic confirmed; accuracy needs their net and ImageNet"
+        return Finding(here, verdict, runs)
+
+    return finding
+
+
+RUN = ".venv/bin/python benchmarks/rivals.py {}"
+BOTH = RUN.format("accuracy") + " && " + RUN.format("latency")
+COUNTS = ".venv/bin/python benchmarks/denton.py"
+SCHEMES = ("jaderberg-2", "jaderberg-1")
+
+RIVAL_CLAIMS = [
+    Claim("CharNet at ≤ 1 point: CP against the best rival", "8.5× against 4.5×", "C",
+          against_the_best_rival, BOTH),
+    Claim("Denton 2014: convolutions", "2× within 1%", "C", rival(("biclustering",), 2.0, 1.0),
+          BOTH),
+    Claim("Denton 2014: conv1, C′=6", "3×", "U", layer_alone("conv1", 3.0), COUNTS),
+    Claim("Denton 2014: conv2, G=48, H=2, K=6", "5.3×", "U", layer_alone("conv2", 5.3), COUNTS),
+    Claim("Denton 2014: FC, K=250/350/250", "13.4/5.8/8.1× fewer weights", "U",
+          linear_layers((13.4, 5.8, 8.1)), COUNTS),
+    Claim("Jaderberg 2014: CharNet", "2.5× without loss", "C", rival(SCHEMES, 2.5, NO_LOSS), BOTH),
+    Claim("Jaderberg 2014: CharNet", "4.5× at < 1% drop", "C", rival(SCHEMES, 4.5, 1.0), BOTH),
+]  # fmt: skip

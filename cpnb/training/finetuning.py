@@ -1,0 +1,148 @@
+"""Training and fine-tuning classifiers: one plain PyTorch loop for both.
+
+Fine-tuning the entire network after a layer was decomposed is the second half of the paper's method
+(Lebedev et al., arXiv 1412.6553). A run is a function of its recipe, its data and its
+starting weights alone, and may be interrupted and resumed at any epoch.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cpnb.training.evaluation import accuracy, device_of, pick_device
+from cpnb.training.loop import History, Run, TrainingError, forked_random_state, frozen
+from cpnb.training.recipe import Recipe
+
+__all__ = ["History", "TrainingError", "accuracy", "finetune", "pick_device", "train"]
+
+
+def train(
+    model: nn.Module,
+    loader,
+    epochs: int,
+    *,
+    validation=None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+    checkpoint=None,
+    device=None,
+    progress: bool = True,
+    **settings,
+) -> History:
+    """Train `model` in place and return one row of measurements an epoch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps images (N, C, H, W) to logits (N, classes). It comes back on the device it came on,
+        contiguous (NCHW), in evaluation mode and, if there is validation data, with the weights
+        that did best on it.
+    loader : Dataset, DataLoader or callable
+        Pairs (images, integer labels). Of a data set with everything in memory (`.images` and
+        `.labels`, or a TensorDataset) batches are cut directly, which is faster than a DataLoader.
+        A callable is given the epoch (from 1) and returns the data for it: fresh samples.
+    epochs : int
+        Passes over the data.
+    validation : Dataset or DataLoader, optional
+        Evaluated after every epoch.
+    augment : callable, optional
+        `augment(images, generator) -> images`, applied to every training batch on the training
+        device; the seeded generator, on the same device, is its source of randomness.
+    on_epoch : callable, optional
+        Called with the new row of the history after every epoch.
+    checkpoint : path-like, optional
+        File written after every epoch. If it exists the run goes on from there, and ends with the
+        weights it would have had without the interruption; a finished run is only loaded.
+    device : torch.device or str, optional
+        By default `pick_device()`.
+    progress : bool
+        Show a progress bar.
+    **settings
+        The other fields of `Recipe`: lr, optimizer, momentum, weight_decay, schedule, warmup,
+        label_smoothing, clip_norm, patience, freeze, batch_size, channels_last, background, seed.
+
+    Returns
+    -------
+    list of dict
+        Keys: epoch (from 1), seconds, lr (of its last step), train_loss, train_accuracy (over the
+        augmented batches, as the weights change) and, with validation data, val_loss and
+        val_accuracy. Accuracies are shares, 0 to 1.
+
+    Raises
+    ------
+    TrainingError
+        If the loss or the weights become infinite or NaN; the checkpoint, if any, keeps the last
+        good epoch.
+    CheckpointError
+        If the checkpoint is damaged, of another model or of another recipe.
+    """
+    recipe = Recipe.from_settings(epochs, settings)
+    home = device_of(model)
+    device = torch.device(device) if device is not None else pick_device()
+    try:
+        with frozen(model, recipe.freeze), forked_random_state(device):
+            run = Run(model, loader, recipe, validation, augment, device)
+            if checkpoint is not None and Path(checkpoint).exists():
+                run.resume(checkpoint)
+            total, done = epochs * run.steps, run.epoch * run.steps
+            with tqdm(total=total, initial=done, unit="batch", disable=not progress) as bar:
+                while not run.finished:
+                    row = run.one_epoch(bar)
+                    if checkpoint is not None:
+                        run.save(checkpoint)
+                    if on_epoch is not None:
+                        on_epoch(dict(row))
+            if run.best is not None:
+                model.load_state_dict(run.best)
+    finally:
+        model.to(home, memory_format=torch.contiguous_format).eval()
+    return run.history
+
+
+FINETUNE = {"lr": 0.01, "weight_decay": 1e-4}
+
+
+def finetune(
+    model: nn.Module, loader, epochs: int = 5, *, only_above: str | None = None, **arguments
+) -> History:
+    """Fine-tune the entire network after decomposition: `train` with gentler defaults.
+
+    A smaller learning rate and a weaker weight decay: a decomposed layer multiplies four factors,
+    so that a step of ordinary length can be much too long for it. Parameters and result are those
+    of `train`; `freeze=("conv1",)` holds named parts still.
+
+    Parameters
+    ----------
+    only_above : str, optional
+        Train only the layers after the one of this name, as Denton et al. (2014) do after each
+        approximation: it and all before it, in the order of `model.named_modules()`, stay.
+    """
+    if only_above is not None:
+        held = arguments.get("freeze", ())
+        held = (held,) if isinstance(held, str) else tuple(held)
+        arguments["freeze"] = held + parts_up_to(model, only_above)
+    return train(model, loader, epochs, **(FINETUNE | arguments))
+
+
+def parts_up_to(model: nn.Module, name: str) -> tuple[str, ...]:
+    """Names of the layers with parameters up to the one of that name, its own parts included.
+
+    Raises
+    ------
+    ValueError
+        There is no such layer, or none after it has parameters to train.
+    """
+    layers = [n for n, m in model.named_modules() if n and next(m.parameters(recurse=False), None)
+              is not None]  # fmt: skip
+    own = [n for n in layers if n == name or n.startswith(f"{name}.")]
+    if not own:
+        raise ValueError(
+            f"only_above={name!r} is no layer with parameters; these are: {', '.join(layers)}"
+        )
+    end = layers.index(own[-1]) + 1
+    if end == len(layers):
+        raise ValueError(f"only_above={name!r} is the last layer: there is none above to train")
+    return tuple(layers[:end])

@@ -1,0 +1,274 @@
+"""The training loop behind `finetuning`: one run, epoch by epoch, saved and resumed."""
+
+import contextlib
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cpnb.nets.weights import (
+    Checkpoint,
+    CheckpointError,
+    check_fit,
+    load_checkpoint,
+    save_checkpoint,
+)
+from cpnb.training.evaluation import (
+    batches,
+    count_batches,
+    count_hits,
+    evaluate,
+    in_memory,
+    logits_of,
+)
+from cpnb.training.fastconv import fast_convolutions
+from cpnb.training.recipe import Recipe
+
+History = list[dict]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the loss or the weights are no longer finite."""
+
+
+class Run:
+    """The state of one training run between epochs."""
+
+    def __init__(self, model, loader, recipe: Recipe, validation, augment, device):
+        self.model, self.loader, self.recipe = model, loader, recipe
+        self.validation, self.augment, self.device = validation, augment, device
+        self._made = (0, None)  # the data that a callable loader made last, and for which epoch
+        if recipe.patience is not None and validation is None:
+            raise ValueError(f"patience={recipe.patience} needs validation data")
+        data = self._data(1)
+        self.steps = count_batches(data, recipe.batch_size)
+        if not self.steps:
+            raise ValueError("loader has no samples")
+        self.start = _signature(list(model.state_dict().values()) + _first_samples(data))
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        model.to(device, memory_format=self.layout)
+        self.optimizer = _optimizer(model, recipe)
+        self.history: History = []
+        self.best: dict[str, Tensor] | None = None
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch == self.recipe.epochs or self.out_of_patience
+
+    @property
+    def out_of_patience(self) -> bool:
+        if self.recipe.patience is None or not self.history:
+            return False
+        return self.epoch - self.best_row["epoch"] >= self.recipe.patience
+
+    @property
+    def best_row(self) -> dict:
+        """The first of the rows with the highest validation accuracy."""
+        return max(self.history, key=lambda row: row["val_accuracy"])
+
+    def _data(self, epoch: int):
+        if not callable(self.loader):
+            return self.loader
+        if self._made[0] != epoch:
+            self._made = (epoch, self.loader(epoch))
+        return self._made[1]
+
+    def one_epoch(self, bar) -> dict:
+        epoch, start = self.epoch + 1, time.perf_counter()
+        with fast_convolutions(self.model):
+            row = {"epoch": epoch, "seconds": 0.0} | self._pass_over_data(epoch, bar)
+        _require_finite(self.model, epoch, self.recipe)
+        if self.validation is not None:
+            loss, share = evaluate(self.model, self.validation, self.device, self.recipe.background)
+            row |= {"val_loss": loss, "val_accuracy": share}
+        row["seconds"] = time.perf_counter() - start
+        self.history.append(row)
+        if self.validation is not None and self.best_row is row:
+            self.best = _copy(self.model.state_dict())
+        return row
+
+    def _pass_over_data(self, epoch: int, bar) -> dict:
+        # All randomness of an epoch follows from (seed, epoch): nothing to save for resuming.
+        seed = self.recipe.seed * 1_000_003 + epoch
+        torch.manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        _train_mode(self.model, self.recipe.freeze)
+        loss = correct = counted = seen = 0
+        data = batches(self._data(epoch), self.recipe.batch_size, shuffle=True, seed=seed)
+        for step, (images, labels) in enumerate(data):
+            images = images.to(self.device, memory_format=self.layout, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
+            if self.augment is not None:
+                images = self.augment(images, generator)
+            batch_loss, hits, number = self._step(images, labels, epoch, step)
+            loss, correct = loss + batch_loss * len(labels), correct + hits
+            counted, seen = counted + number, seen + len(labels)
+            bar.update()
+            bar.set_postfix(self._postfix(epoch, loss / seen), refresh=False)
+        return {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": loss / seen,
+            "train_accuracy": correct / max(1, counted),
+        }
+
+    def _step(
+        self, images: Tensor, labels: Tensor, epoch: int, step: int
+    ) -> tuple[float, int, int]:
+        recipe = self.recipe
+        lr = recipe.lr_at((epoch - 1) * self.steps + step, recipe.epochs * self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        logits = logits_of(self.model, images, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        if not torch.isfinite(loss):
+            raise _diverged(f"the loss is {loss.item()} at epoch {epoch}, step {step + 1}", recipe)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        self.optimizer.step()
+        return loss.item(), *count_hits(logits.detach(), labels, recipe.background)
+
+    def _postfix(self, epoch: int, loss: float) -> dict:
+        postfix = {"epoch": f"{epoch}/{self.recipe.epochs}", "loss": f"{loss:.3f}"}
+        if self.history and self.validation is not None:
+            postfix["val"] = f"{self.history[-1]['val_accuracy']:.1%}"
+        return postfix
+
+    def save(self, path) -> None:
+        state = {
+            "recipe": self._identity(),
+            "start": self.start,
+            "history": self.history,
+        }
+        model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
+        save_checkpoint(path, Checkpoint(model, optimizer, self.best, state))
+
+    def resume(self, path) -> None:
+        saved = load_checkpoint(path)
+        check_fit(self.model, saved.model, path)
+        self._check_recipe(saved.state, path)
+        self.model.load_state_dict(saved.model)
+        self.optimizer.load_state_dict(saved.optimizer)
+        _match_layout(self.optimizer)
+        self.history, self.best = saved.state["history"], saved.best
+
+    def _identity(self) -> dict:
+        return self.recipe.to_json() | {
+            "batches an epoch": self.steps,
+            "validation": self.validation is not None,
+        }
+
+    def _check_recipe(self, state: dict, path) -> None:
+        ours, theirs = self._identity(), state["recipe"]
+        differing = [
+            f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} here"
+            for key in sorted(ours | theirs)
+            if ours.get(key) != theirs.get(key)
+        ]
+        if not _same_signature(state["start"], self.start):
+            differing.append("other starting weights or training data")
+        if differing:
+            raise CheckpointError(
+                f"{path} is of another run ({'; '.join(differing)}); use the same settings to "
+                "resume it, or another path, or delete it to start afresh"
+            )
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError(f"nothing to train: freeze={recipe.freeze!r} holds every parameter still")
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, recipe.lr)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module, names: tuple[str, ...]):
+    """Hold the named parts' parameters still within the block."""
+    parts = dict(model.named_modules())
+    unknown = [name for name in names if not name or name not in parts]
+    if unknown:
+        known = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"freeze names no part of the model: {unknown}; its parts are: {known}")
+    held = [p for name in names for p in parts[name].parameters() if p.requires_grad]
+    try:
+        for parameter in held:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+
+
+def _train_mode(model: nn.Module, frozen: tuple[str, ...]) -> None:
+    model.train()
+    for name in frozen:
+        model.get_submodule(name).eval()  # running statistics stay too
+
+
+@contextlib.contextmanager
+def forked_random_state(device: torch.device):
+    """Leave the global random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def _require_finite(model: nn.Module, epoch: int, recipe: Recipe) -> None:
+    broken = [
+        name for name, parameter in model.named_parameters() if not parameter.isfinite().all()
+    ]
+    if broken:
+        raise _diverged(f"after epoch {epoch} weights are not finite ({broken[0]})", recipe)
+
+
+def _diverged(what: str, recipe: Recipe) -> TrainingError:
+    clip = recipe.clip_norm
+    advice = "set clip_norm=1.0" if clip is None else f"a smaller clip_norm than {clip:g}"
+    return TrainingError(f"{what}; try a lower lr than {recipe.lr:g}, or {advice}")
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().clone() for key, tensor in state.items()}
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded moments their parameter's memory layout, as they had when they were saved."""
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter).copy_(value)
+
+
+def _first_samples(data) -> list[Tensor]:
+    tensors = in_memory(data)
+    return [] if tensors is None else [tensor[:32] for tensor in tensors]
+
+
+def _signature(tensors: list[Tensor]) -> list[float]:
+    """A projection of each tensor, relative to its norm, onto one fixed direction.
+
+    It tells starting weights and data apart, but for the rounding errors of recomputed ones.
+    """
+    values = []
+    for tensor in tensors:
+        flat = tensor.detach().cpu().double().flatten()
+        direction = torch.cos(torch.arange(len(flat), dtype=torch.float64))
+        values.append((flat @ direction / flat.norm().clamp_min(1e-12)).item())
+    return values
+
+
+def _same_signature(a: list[float], b: list[float]) -> bool:
+    return len(a) == len(b) and all(abs(x - y) < 1e-3 for x, y in zip(a, b, strict=True))

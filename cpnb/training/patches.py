@@ -1,0 +1,281 @@
+"""A CP layer fitted to data without gradients: the whole covariance of its input patches.
+
+The output of a convolution is W p + b, p being the patch (S d_y d_x values) under the kernel. With
+p̂ the patch as it arrives when the layers below are approximated already, the expected squared
+error of the outputs, the *data reconstruction* of Jaderberg et al. (2014), is
+
+    E‖W p + b − Ŵ p̂ − b̂‖² = ‖(W* − Ŵ) Σ^½‖² + what no layer can avoid,  b̂ = E[z] − Ŵ E[p̂],
+
+with Σ = Cov(p̂, p̂) and W* = Cov(W p, p̂) Σ⁻¹: for p̂ = p the input-covariance metric of Denton et al.
+(2014). Everything is in the means and two matrices of second moments, gathered in one pass; labels
+are not used. Unlike a metric for the input maps alone this one is no change of basis of the CP
+problem, so the factors are found by L-BFGS, with the output factor projected out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cpnb.cp.algebra import balance
+from cpnb.layers.cp import CPConv2d
+from cpnb.training.evaluation import batches, device_of, evaluation_mode
+from cpnb.training.reconstruct import find_part, seen
+
+RIDGE = 1e-3  # share of the mean variance: patches that the data do not excite keep a say
+ROUNDING = 1e-6  # share of the mean: float32 maps that spread by less are constant
+DAMPING = 1e-3  # the same for the terms: keeps large ones from cancelling (degeneracy)
+
+
+@dataclass
+class PatchMoments:
+    """First and second moments of one group's patches p̂ (S d_y d_x) and outputs z (T).
+
+    The second ones are about the mean; about zero where no bias can take the mean up.
+    """
+
+    patch_mean: Tensor  # (P,)
+    output_mean: Tensor  # (T,)
+    covariance: Tensor  # Σ, (P, P)
+    cross: Tensor  # Cov(z, p̂), (T, P)
+
+    @property
+    def constant(self) -> bool:
+        """Whether all patches are alike, up to float32."""
+        variance = self.covariance.diagonal().mean()
+        return bool(variance <= ROUNDING**2 * self.patch_mean.square().mean())
+
+
+@torch.no_grad()
+def patch_moments(
+    model: nn.Module, reference: nn.Module, layer: str, loader, batch_size: int = 32
+) -> list[PatchMoments]:
+    """Moments of a convolution's input patches in ``model`` and its outputs in ``reference``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network with the layers below approximated; its ``layer`` may be, too.
+    reference : nn.Module
+        The full network, whose ``layer`` is an ``nn.Conv2d``.
+    layer : str
+    loader : Dataset or DataLoader
+        Pairs (images, labels).
+
+    Returns
+    -------
+    list of PatchMoments
+        One a group, float64.
+
+    Raises
+    ------
+    ValueError
+        loader has no samples; there is NaN or Inf at the layer; its patches are all alike (without
+        a bias, all zero).
+    """
+    conv, student = _convolution(reference, layer), find_part(model, layer, "model")
+    groups, count, device = [], 0, device_of(model)
+    with evaluation_mode(model), evaluation_mode(reference):
+        for images, _ in batches(loader, batch_size):
+            images = images.to(device)
+            patches = _patches(seen(model, student, images)[0], conv)  # (groups, n, P)
+            outputs = seen(reference, conv, images)[1].permute(0, 2, 3, 1).flatten(0, 2)  # (n, T)
+            pairs = list(zip(patches, outputs.chunk(conv.groups, 1), strict=True))
+            groups = groups or [_Sums(p.mean(0), z.mean(0)) for p, z in pairs]
+            for group, pair in zip(groups, pairs, strict=True):
+                group.add(*pair)
+            count += patches.shape[1]
+    if not count:
+        raise ValueError("loader has no samples")
+    found = [group.moments(count, centred=conv.bias is not None) for group in groups]
+    if not all(
+        part.isfinite().all() for group in found for part in (group.covariance, group.cross)
+    ):
+        raise ValueError(f"loader gives NaN or Inf at layer {layer!r}; its maps must be finite")
+    if all(group.constant for group in found):
+        raise ValueError(f"layer {layer!r} sees one patch alone in loader: nothing to fit to")
+    return found
+
+
+class _Sums:
+    """Sums about a point near the mean: float32 products far from it would lose the variance."""
+
+    def __init__(self, patch: Tensor, output: Tensor):
+        self.patch, self.output = patch, output  # (P,), (T,)
+        self.totals = [0, 0, 0, 0]
+
+    def add(self, patches: Tensor, outputs: Tensor) -> None:
+        """Patches (n, P) and outputs (n, T)."""
+        p, z = patches - self.patch, outputs - self.output
+        parts = p.double().sum(0), z.double().sum(0), (p.T @ p).double(), (z.T @ p).double()
+        self.totals = [a + b for a, b in zip(self.totals, parts, strict=True)]
+
+    def moments(self, count: int, centred: bool) -> PatchMoments:
+        patch, output, covariance, cross = (total / count for total in self.totals)
+        covariance, cross = covariance - patch.outer(patch), cross - output.outer(patch)
+        patch, output = patch + self.patch, output + self.output
+        if not centred:
+            covariance, cross = covariance + patch.outer(patch), cross + output.outer(patch)
+        return PatchMoments(patch, output, covariance, cross)
+
+
+def fit_to_patches(
+    model: nn.Module, reference: nn.Module, layer: str, loader, n_iter_max: int = 60
+) -> list[dict]:
+    """Fit a CP layer of ``model``, in place, to the outputs of the layer it replaced.
+
+    Start from any fit of the kernel; go from the lowest layer to the highest, so that each makes up
+    for the errors of those below it. A few hundred images serve.
+
+    Parameters
+    ----------
+    model, reference, layer, loader
+        See :func:`patch_moments`; the layer is a :class:`cpnb.CPConv2d` in ``model``.
+    n_iter_max : int
+        Steps of L-BFGS.
+
+    Returns
+    -------
+    list of dict
+        For each group ``before`` and ``after``, the relative error ‖(W*−Ŵ)Σ^½‖/‖W*Σ^½‖ of the
+        given factors and of the new ones, both with the best bias, and the ``degeneracy``
+        Σ‖term‖²/‖W*‖² of these. Given factors that are the better ones stay, as do those of a group
+        whose patches are all alike (errors 0: the bias is enough).
+
+    Raises
+    ------
+    TypeError
+        The layer is no `CPConv2d` in model, or no ``nn.Conv2d`` in reference.
+    ValueError
+        There is no such layer; what :func:`patch_moments` raises.
+    """
+    factored = find_part(model, layer, "model")
+    if not isinstance(factored, CPConv2d):
+        raise TypeError(
+            f"layer {layer!r} of model must be a CPConv2d, got {type(factored).__name__}; other "
+            "layers are fitted by reconstruct_on_data"
+        )
+    conv = _convolution(reference, layer)
+    moments = patch_moments(model, reference, layer, loader)
+    kernels = conv.weight.detach().double().flatten(1).chunk(conv.groups)
+    parts = [
+        part.weight.detach().double().flatten(1).chunk(conv.groups)
+        for part in (factored.reduce, factored.vertical, factored.horizontal, factored.expand)
+    ]
+    fits = [
+        _fit(kernel, group, start, n_iter_max)
+        for kernel, group, start in zip(kernels, moments, zip(*parts, strict=True), strict=True)
+    ]
+    _load(factored, [factors for factors, _ in fits], moments, conv)
+    return [report for _, report in fits]
+
+
+@torch.inference_mode(False)  # it takes gradients, whatever it is called in
+def _fit(kernel: Tensor, moments: PatchMoments, start, n_iter_max: int) -> tuple[list, dict]:
+    """Balanced factors Kt (T, R), Ks (S, R), Ky, Kx (d, R) of one group, and what became of it."""
+    *parts, output = start  # (R, S), (R, d_y), (R, d_x), (T, R)
+    if moments.constant:
+        terms = float((output * _basis(parts)[1]).square().sum() / kernel.square().sum())
+        factors = balance([output, *(part.T for part in parts)])
+        return factors, {"before": 0.0, "after": 0.0, "degeneracy": terms}
+    sigma = moments.covariance + RIDGE * _eye(moments.covariance)
+    # W* of the ridge regression that is drawn towards W, not towards zero.
+    rest = moments.cross - kernel @ moments.covariance
+    target = kernel + torch.linalg.solve(sigma, rest.T).T
+    basis, norms = _basis(parts)
+    output = output * norms
+    before = after = _error(output, basis, target, sigma)
+    new_parts = _descended(parts, target, sigma, n_iter_max)
+    new_basis, new_norms = _basis(new_parts)
+    cross, root = _normal_equations(new_basis, target @ sigma, sigma)
+    new_output = torch.cholesky_solve(cross.T, root).T
+    error = _error(new_output, new_basis, target, sigma)
+    if error < before:  # not so if the given factors are exact: the damping has its price
+        parts, output, norms, after = new_parts, new_output, new_norms, error
+    degeneracy = float(output.square().sum() / target.square().sum())
+    factors = balance([output / norms, *(part.T for part in parts)])
+    return factors, {"before": before, "after": after, "degeneracy": degeneracy}
+
+
+def _error(output: Tensor, basis: Tensor, target: Tensor, sigma: Tensor) -> float:
+    """‖(W*−Ŵ)Σ^½‖/‖W*Σ^½‖."""
+    rest = target - output @ basis
+    left, whole = ((part @ sigma * part).sum().clamp_min(0) for part in (rest, target))
+    return float((left / whole).sqrt())
+
+
+def _descended(parts, target: Tensor, sigma: Tensor, n_iter_max: int) -> list[Tensor]:
+    """The parts (R, S), (R, d_y), (R, d_x) by L-BFGS; their output factor follows from them."""
+    parts = [part.clone().requires_grad_() for part in parts]
+    optimizer = torch.optim.LBFGS(
+        parts, max_iter=n_iter_max, history_size=20, line_search_fn="strong_wolfe",
+        tolerance_change=1e-9, tolerance_grad=1e-9,
+    )  # fmt: skip
+    product = target @ sigma
+    whole = (product * target).sum()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        cross, root = _normal_equations(_basis(parts)[0], product, sigma)
+        taken = torch.linalg.solve_triangular(root, cross.T, upper=False).square().sum()
+        loss = 1 - taken / whole
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return [part.detach() for part in parts]
+
+
+def _basis(parts) -> tuple[Tensor, Tensor]:
+    """Terms without their output factor as rows of unit length (R, S d_y d_x), and the lengths."""
+    rows = torch.einsum("rs,ri,rj->rsij", *parts).flatten(1)
+    norms = rows.norm(dim=1)
+    return rows / norms[:, None].clamp_min(1e-30), norms.clamp_min(1e-30)
+
+
+def _normal_equations(basis: Tensor, product: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """W*ΣBᵀ (T, R), and the Cholesky root of BΣBᵀ; the best Kt is W*ΣBᵀ (BΣBᵀ)⁻¹."""
+    gram = basis @ sigma @ basis.T
+    return product @ basis.T, torch.linalg.cholesky(gram + DAMPING * _eye(gram))
+
+
+def _eye(matrix: Tensor) -> Tensor:
+    """The identity times the mean of the diagonal."""
+    return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) * (
+        matrix.diagonal().mean().detach()
+    )
+
+
+@torch.no_grad()
+def _load(layer: CPConv2d, factors, moments: list[PatchMoments], conv: nn.Conv2d) -> None:
+    kt, ks, ky, kx = ([group[n] for group in factors] for n in range(4))
+    layer.expand.weight.copy_(torch.cat(kt)[:, :, None, None])
+    layer.reduce.weight.copy_(torch.cat([u.T for u in ks])[:, :, None, None])
+    layer.vertical.weight.copy_(torch.cat([u.T for u in ky])[:, None, :, None])
+    layer.horizontal.weight.copy_(torch.cat([u.T for u in kx])[:, None, None, :])
+    if conv.bias is None:
+        return
+    kernels = layer.to_conv().weight.double().flatten(1).chunk(conv.groups)
+    pairs = zip(kernels, moments, strict=True)
+    layer.expand.bias.copy_(torch.cat([m.output_mean - k @ m.patch_mean for k, m in pairs]))
+
+
+def _patches(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Input (N, S, H, W) → patches under the kernel, (groups, N·H'·W', S/groups·d_y·d_x)."""
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+    columns = F.unfold(x, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
+    columns = columns.unflatten(1, (conv.groups, -1))  # (N, groups, P, H'·W')
+    return columns.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def _convolution(reference: nn.Module, layer: str) -> nn.Conv2d:
+    conv = find_part(reference, layer, "reference")
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(
+            f"layer {layer!r} of reference must be an nn.Conv2d, got {type(conv).__name__}"
+        )
+    return conv

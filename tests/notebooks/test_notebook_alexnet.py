@@ -1,0 +1,65 @@
+"""Notebook 07's way to ImageNet: a folder of images and a weights file, as its parameters say."""
+
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cpnb
+from cpnb.runs.sweep import run_notebook
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "07_alexnet.ipynb"
+CLASSES = ["n3", "n1", "n2"]
+TINY = {
+    "ranks": [2], "methods": ["greedy"], "n_iter_max": 1, "ranks_timed": [2], "batches": [1],
+    "seconds": 0.01,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Parameters: noise images of three classes, and Caffe's AlexNet with random weights."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    (folder / "wnids.txt").write_text("\n".join(CLASSES))
+    noise = np.random.default_rng(0)
+    for part, copies in (("train", 2), ("val", 3)):
+        for name in CLASSES:
+            (folder / part / name).mkdir(parents=True)
+            for number in range(copies):
+                pixels = noise.integers(0, 256, (256, 300, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.JPEG")
+    torch.manual_seed(0)
+    weights = folder / "alexnet.safetensors"
+    cpnb.save_weights(cpnb.AlexNet(), weights)
+    files = {"weights": str(weights), "root": str(folder), "dataset": "imagenet-sample"}
+    return TINY | files | {"epochs": 1, "lr": 1e-4, "test_size": 6, "batch_size": 3}
+
+
+def test_imagenet_runs_by_the_same_notebook(given, tmp_path, monkeypatch):
+    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
+    run_notebook(NOTEBOOK, tmp_path / "07.ipynb", given, progress=False)
+    (row,) = cpnb.recorded(cpnb.results_path(), claim="alexnet-imagenet")
+    assert row["layer"] == "net.conv2" and row["test_size"] == 6 and row["epochs"] == 1
+    for key in ("dense", "decomposed", "finetuned"):
+        assert 0 <= row[f"top1_{key}"] <= row[f"top5_{key}"] <= 1
+    # Multiplies a position, per group: 48·128·25 over R (48 + 2·5 + 128).
+    assert row["bound"] == pytest.approx(48 * 128 * 25 / (2 * (48 + 10 + 128)))
+    assert row["speedup_optimised"] > 0 and 0.9 < row["rel_error"] < 1
+
+
+def test_what_is_not_given_or_not_recorded_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cell = next(c for c in notebook.cells if "def recorded(" in c.source)
+    cell.source += "\ncpnb.recorded = lambda **wanted: []"
+    nbformat.write(notebook, tmp_path / "07_alexnet.ipynb")
+    run_notebook(tmp_path / "07_alexnet.ipynb", tmp_path / "out.ipynb", TINY, progress=False)
+    outputs = [
+        o for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])
+    ]
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert printed.count("nothing is recorded yet; this makes it: ") == 6
+    assert "skipped: no images are given" in printed

@@ -1,0 +1,78 @@
+"""Figures: labelled axes with units, and the right numbers in them."""
+
+import matplotlib
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from torch import nn
+
+import cpnb
+from cpnb.study import figures
+
+
+@pytest.fixture(autouse=True)
+def no_window():
+    matplotlib.use("Agg")
+    figures.use_style()
+    yield
+    plt.close("all")
+
+
+def test_solver_curves_have_units_and_one_line_a_solver():
+    tensor = torch.randn(3, 4, 5)
+    fig = figures.solver_curves({"one": cpnb.cp_nls(tensor, 2), "two": cpnb.cp_als(tensor, 2)})
+    left, right = fig.axes
+    assert len(left.lines) == len(right.lines) == 2
+    assert left.get_xlabel() == "seconds" and "‖K−K̂‖" in left.get_ylabel()
+    assert [t.get_text() for t in right.get_legend().get_texts()] == ["one", "two"]
+
+
+def test_tradeoff_shows_every_run_before_and_after_and_the_papers_point():
+    rows = [
+        {"label": "64/64", "speedup": 5.0, "bound": 9.6, "drop_before": 30.0, "drop_after": 0.5},
+        {"label": "16/16", "speedup": 6.0, "bound": 13.0, "drop_before": 60.0, "drop_after": 3.0},
+    ]
+    paper = {"speedup": 8.5, "drop": 1.0, "label": "the paper"}
+    left, right = figures.tradeoff(rows, "title", paper).axes
+    before, after = left.lines[0], left.lines[1]
+    assert list(before.get_xdata()) == [5.0, 6.0] and list(before.get_ydata()) == [30.0, 60.0]
+    assert list(after.get_ydata()) == [0.5, 3.0]
+    assert "points" in left.get_ylabel() and "×" in left.get_xlabel()
+    assert "the paper" in [t.get_text() for t in left.get_legend().get_texts()]
+
+
+def test_methods_are_compared_by_a_line_each_and_hollow_markers_before_fine_tuning():
+    points = [
+        {"method": "b", "speedup": 5.0, "drop_before": 30.0, "drop_after": 0.5},
+        {"method": "b", "speedup": 3.0, "drop_before": 9.0, "drop_after": -0.1},
+        {"method": "a", "speedup": 4.0, "drop_before": 20.0, "drop_after": 2.0},
+    ]
+    ax = figures.methods_compared(points, {"a": "A", "b": "B", "c": "C"}).axes[0]
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels == ["A", "B", "1 point", "before fine-tuning"]
+    after, before = ax.lines[2], ax.lines[3]
+    assert list(after.get_xdata()) == [3.0, 5.0] and list(after.get_ydata()) == [-0.1, 0.5]
+    assert list(before.get_ydata()) == [9.0, 30.0] and before.get_markerfacecolor() == "none"
+    assert "points" in ax.get_ylabel() and "×" in ax.get_xlabel()
+    assert ax.get_ylim()[0] < -0.1 and ax.get_ylim()[1] > 30
+
+
+def test_bars_are_labelled_with_their_values():
+    ax = figures.measured_beside_bound([{"label": "net", "bound": 9.64, "speedup": 5.21}]).axes[0]
+    assert {"9.6×", "5.2×"} <= {t.get_text() for t in ax.texts}
+
+
+def test_lines_by_rank_sorts_and_names_the_ranks():
+    ax = figures.lines_by_rank({"nls": {64: 0.7, 16: 0.9}}, "error").axes[0]
+    assert list(ax.lines[0].get_xdata()) == [16, 64]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["16", "64"]
+
+
+def test_factor_pictures_draw_each_term():
+    layer = cpnb.CPConv2d.from_conv(nn.Conv2d(2, 3, 5), 4)
+    assert len(figures.factor_pictures(layer, count=3).axes) == 6
+
+
+def test_contact_sheets_are_titled():
+    fig = figures.contact_sheets({"drawn": torch.zeros(48, 96), "real": torch.zeros(24, 96)})
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["drawn", "real"]
