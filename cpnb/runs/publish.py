@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from cpnb.runs.places import checkout
 from cpnb.runs.records import append, encode, published_path, read, recorded, results_path
 
 
@@ -84,6 +85,10 @@ def main(arguments=None) -> int:
     if options.list:
         _print_counts()
         return 0
+    if checkout() is None:
+        parser.error(
+            "publishing changes the records of a checkout, and this cpnb is installed"
+        )
     source = Path(options.path or results_path())
     if not source.is_file():
         parser.error(f"no such file of records: {source}")

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from cpnb.runs.places import repository
-from cpnb.runs.records import recorded
+from cpnb.runs.records import published_path, recorded
 from cpnb.study.claims import CLAIMS, Claim
 from cpnb.study.machines import hardware
 
@@ -76,10 +76,15 @@ def write_readme(path: Path, rows: list[dict] | None = None) -> bool:
 
 def main(arguments=None) -> int:
     """Command line of the report."""
-    parser = argparse.ArgumentParser(prog="python -m cpnb report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m cpnb report", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--readme", action="store_true", help="also write it into README.md")
     options = parser.parse_args(arguments)
-    print(markdown())
+    rows = recorded()
+    if not rows:
+        parser.exit(1, f"no records in {published_path()}: without them every claim is untested\n")
+    print(markdown(rows))
     if options.readme:
-        write_readme(repository() / "README.md")
+        write_readme(repository() / "README.md", rows)
     return 0
