@@ -9,12 +9,12 @@
 
 Each patch of a character has zero mean and unit standard deviation, the input CharNet was trained
 for (Jaderberg et al., ECCV 2014). Files are looked for under `root`, else the environment
-variable CPNB_DATA, else ``data/downloads`` of this repository.
+variable CPNB_DATA, else ``data/downloads`` of this repository. Image files count by their endings,
+in either case, and are read as they are seen; see :mod:`cpnb.data.files`.
 """
 
 import hashlib
 import inspect
-import os
 import warnings
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from torch.utils.data import Dataset
 
 from cpnb.data import glyphs, images
 from cpnb.data.distortions import PATCH, augment, normalise
+from cpnb.data.files import UNREADABLE, image_files, read_image, warn_of_unreadable, what_it_is
 from cpnb.data.glyphs import BACKGROUND, CLASSES, SPLITS
-from cpnb.runs.places import repository
+from cpnb.data.sampling import chosen_rows
+from cpnb.runs.places import data_folder
 
 __all__ = [
     "BACKGROUND",
@@ -39,11 +41,7 @@ __all__ = [
     "load_dataset",
 ]
 
-DOWNLOADS = repository() / "data" / "downloads"
 _CHARACTERS_SIZE = {"train": 20_000, "validation": 2_000, "test": 2_000}
-# Pillow's ways to refuse a file.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-_NAMED = 5  # at most so many files are named in a warning
 
 
 class CharacterDataset(Dataset):
@@ -56,7 +54,11 @@ class CharacterDataset(Dataset):
     classes : list of 36 str
     good : Tensor, shape (N,), bool
         True where a Chars74K image comes from GoodImg; True throughout in other data sets.
+    background : 36
+        The class that is left out where accuracy is counted, as in the paper.
     """
+
+    background = BACKGROUND
 
     def __init__(self, images, labels, good=None):
         self.images, self.labels, self.classes = images, labels, list(CLASSES)
@@ -74,12 +76,7 @@ class CharacterDataset(Dataset):
 
     def sample(self, size, seed=0):
         """Return `size` rows chosen at random without repetition, the same for the same seed."""
-        if not isinstance(size, int) or not 1 <= size <= len(self):
-            raise ValueError(
-                f"size: got {size!r}, accepted is an integer from 1 to {len(self)} (all rows)"
-            )
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.subset(order[:size])
+        return self.subset(chosen_rows(len(self), size, seed))
 
 
 def concatenate(*datasets):
@@ -137,6 +134,9 @@ def load_dataset(name, split, root=None, **options):
         Unknown option.
     FileNotFoundError
         The files are not there; the message says where they were looked for.
+    OSError
+        An archive or file is broken; the message says which, and what it seems to be. Single
+        images that cannot be read are left out instead, and counted in a warning.
     """
     if name not in _LOADERS:
         raise ValueError(f"name: got {name!r}, known data sets are {', '.join(_LOADERS)}")
@@ -161,16 +161,17 @@ def hash_split(filename):
     """Return the split of a file by its name alone: 70% train, 10% validation, 20% test.
 
     The first 8 bytes of SHA-256 of the name, modulo 10: 0-6 train, 7 validation, 8-9 test.
-    Independent of machine, folder and order; GoodImg and BadImag files of one name share a split.
+    Independent of machine, folder and order, and of capitals, which copying may change; GoodImg and
+    BadImag files of one name share a split.
     """
-    digest = hashlib.sha256(Path(filename).name.encode("utf-8")).digest()
+    digest = hashlib.sha256(Path(filename).name.lower().encode("utf-8")).digest()
     bucket = int.from_bytes(digest[:8], "big") % 10
     return "train" if bucket < 7 else "validation" if bucket == 7 else "test"
 
 
 def data_root(root=None) -> Path:
     """Where data sets lie: ``root``, else the environment variable CPNB_DATA, else downloads."""
-    return Path(root or os.environ.get("CPNB_DATA") or DOWNLOADS)
+    return Path(root).expanduser() if root else data_folder()
 
 
 def _load_chars74k(split, root, size=None, seed=0, which="all"):
@@ -185,12 +186,12 @@ def _load_chars74k(split, root, size=None, seed=0, which="all"):
                 continue
             try:
                 patches.append(_read_patch(path))
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 unreadable.append(f"{path.relative_to(folder)} ({error})")
                 continue
             labels.append(label)
             good.append(part == "GoodImg")
-    _warn_unreadable(unreadable, len(patches))
+    warn_of_unreadable(unreadable, len(patches), stacklevel=3)
     if not patches:
         raise FileNotFoundError(
             f"no readable image of split {split!r} in {folder} ({', '.join(parts[which])})"
@@ -218,7 +219,7 @@ def _chars74k_files(folder):
     lower = any((folder / f"Sample{sample:03d}").is_dir() for sample in range(37, 63))
     found, missing = [], []
     for sample in range(1, 63 if lower else 37):
-        paths = sorted((folder / f"Sample{sample:03d}").glob("*.png"))
+        paths = image_files(folder / f"Sample{sample:03d}")
         label = sample - 1 if sample <= 36 else sample - 27  # Sample037 is "a": the class of "A"
         found += [(path, label) for path in paths]
         if not paths:
@@ -237,24 +238,13 @@ def _read_patch(path):
 
     The square keeps the letter's proportions: squeezed to a square, an I would look like a block.
     """
-    with Image.open(path) as image:
-        grey = np.asarray(image.convert("L"))
+    grey = np.asarray(read_image(path, "L"))
     height, width = grey.shape
     spare = abs(height - width)
     around = (spare // 2, spare - spare // 2)
     square = np.pad(grey, ((0, 0), around) if height > width else (around, (0, 0)), mode="edge")
     small = Image.fromarray(square).resize((PATCH, PATCH), Image.Resampling.BILINEAR)
     return np.asarray(small, dtype=np.float32)
-
-
-def _warn_unreadable(unreadable, kept):
-    if unreadable:
-        more = f" and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
-        warnings.warn(
-            f"{len(unreadable)} unreadable images left out, {kept} kept: "
-            f"{'; '.join(unreadable[:_NAMED])}{more}",
-            stacklevel=4,
-        )
 
 
 def _load_emnist(split, root, size=None, seed=0, download=False):
@@ -271,6 +261,11 @@ def _load_emnist(split, root, size=None, seed=0, download=False):
             "Pass download=True (562 MB, checked by hash), or give the folder that holds EMNIST/ "
             "by root= or the environment variable CPNB_DATA"
         ) from error
+    except Exception as error:  # whatever torchvision makes of a broken file
+        part = "test" if split == "test" else "train"
+        raw = sorted((folder / "EMNIST" / "raw").glob(f"emnist-byclass-{part}-*"))
+        told = "; ".join(f"{path}: {what_it_is(path)}" for path in raw)
+        raise OSError(f"EMNIST's files are broken or cut short ({error!r}): {told}") from error
     rows = torch.arange(len(stored.targets))
     if split != "test":  # EMNIST has no validation part: every tenth of its training rows
         rows = rows[(rows % 10 == 9) == (split == "validation")]

@@ -8,6 +8,7 @@ Training, validation and test differ by font family.
 """
 
 import math
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from cpnb.data.distortions import (
     pixel_grid,
     uniform,
 )
+from cpnb.data.files import what_it_is
+from cpnb.data.sampling import check_size
 from cpnb.runs.places import shipped
 
 ATLAS = shipped("data/glyphs.npz")
@@ -55,14 +58,22 @@ class Atlas:
     def __init__(self, split, path=ATLAS):
         if split not in SPLITS:
             raise ValueError(f"split: got {split!r}, accepted are {', '.join(SPLITS)}")
-        if not Path(path).is_file():
+        path = Path(path).expanduser()
+        if not path.is_file():
             raise FileNotFoundError(f"glyph atlas not found: {path}; data/build_glyphs.py makes it")
-        with np.load(path, allow_pickle=False) as arrays:
+        with _opened(path) as arrays:
             kept = arrays["splits"][arrays["family"]] == split
             self.masks = torch.from_numpy(arrays["masks"][kept])
             self.metrics = torch.from_numpy(arrays["metrics"][kept])
             self.extents = _extents(self.masks)
             self.families = arrays["families"][arrays["splits"] == split].tolist()
+
+
+def _opened(path):
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise OSError(f"{path} is no glyph atlas ({error}): {what_it_is(path)}") from error
 
 
 def _extents(masks):
@@ -102,8 +113,7 @@ def render(size, split="train", seed=0, background=0.0, lowercase=0.2):
     for name, value in (("background", background), ("lowercase", lowercase)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}: got {value!r}, accepted is a fraction from 0 to 1")
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size: got {size!r}, accepted is an integer of at least 1")
+    size = check_size(size)
     atlas = load_atlas(split)
     generator = torch.Generator().manual_seed(int(seed) * len(SPLITS) + SPLITS.index(split))
     images = torch.empty(size, 1, PATCH, PATCH)

@@ -6,9 +6,6 @@
   giving the 1000 classes in the order of the networks' outputs.
 """
 
-import io
-import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +14,23 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cpnb.data.files import (
+    UNREADABLE,
+    few,
+    image_files,
+    is_image,
+    none_readable,
+    open_archive,
+    read_image,
+    warn_of_unreadable,
+)
+from cpnb.data.sampling import chosen_rows
+
 CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SUFFIXES = {".jpg", ".jpeg", ".png"}
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-NAMED = 5  # at most so many files or classes are named in a message
 
 
 class ImageDataset(Dataset):
@@ -48,7 +54,7 @@ class ImageDataset(Dataset):
 
     def sample(self, size: int, seed: int = 0) -> "ImageDataset":
         """Return `size` rows chosen at random without repetition, the same for the same seed."""
-        rows = _chosen(len(self), size, seed)
+        rows = chosen_rows(len(self), size, seed)
         return ImageDataset(self.images[rows], self.labels[rows], self.classes)
 
 
@@ -75,8 +81,7 @@ class ImageFiles(Dataset):
     def __getitem__(self, index):
         path = self.paths[index]
         try:
-            with Image.open(path) as image:
-                pixels = _middle(image.convert("RGB"))
+            pixels = _middle(read_image(path, "RGB"))
         except UNREADABLE as error:
             raise OSError(f"{path} cannot be read as an image: {error}") from error
         image = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -84,7 +89,7 @@ class ImageFiles(Dataset):
 
     def sample(self, size: int, seed: int = 0) -> "ImageFiles":
         """Return `size` files chosen at random without repetition, the same for the same seed."""
-        rows = _chosen(len(self), size, seed).tolist()
+        rows = chosen_rows(len(self), size, seed).tolist()
         return ImageFiles([self.paths[row] for row in rows], self.labels[rows], self.classes)
 
 
@@ -125,6 +130,9 @@ def load_cifar10(split: str, root: Path, size=None, seed: int = 0) -> ImageDatas
     ------
     FileNotFoundError
         Neither the archives nor the folders are there.
+    OSError
+        An archive is none, or cut short: the message says what it is. An image that cannot be read
+        is left out, and counted in a warning.
     ValueError
         Not the ten classes: those that are missing and those that are unknown are named.
     """
@@ -146,12 +154,11 @@ def _cifar10_arrays(root: Path, part: str) -> tuple[Tensor, Tensor, Tensor]:
     for place in places:
         archive, folder = place / f"{part}.zip", place / part
         if archive.is_file():
-            with zipfile.ZipFile(archive) as file:
-                names = [n for n in file.namelist() if Path(n).suffix.lower() in SUFFIXES]
-                return _read_classes(names, file.read, archive)
+            with open_archive(archive) as file:
+                return _read_classes(list(filter(is_image, file.namelist())), file.read, archive)
         if any((folder / name).is_dir() for name in CIFAR10):
-            files = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in SUFFIXES)
-            return _read_classes([str(p) for p in files], lambda n: Path(n).read_bytes(), folder)
+            names = [str(path) for path in image_files(folder, "*/*")]
+            return _read_classes(names, lambda n: Path(n).read_bytes(), folder)
         if (place / "cifar-10-batches-py").is_dir():
             return _torchvision_cifar10(place, part)
     looked = ", ".join(str(places[0] / n) for n in (f"{part}.zip", part, "cifar-10-batches-py"))
@@ -169,8 +176,7 @@ def _read_classes(names: list[str], read, place: Path) -> tuple[Tensor, Tensor, 
         kind = Path(name).parent.name
         seen[kind] += 1
         try:
-            with Image.open(io.BytesIO(read(name))) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(read_image(read(name), "RGB"))
             if pixels.shape != (32, 32, 3):
                 raise ValueError(f"{pixels.shape[1]}×{pixels.shape[0]} pixels, not 32×32")
         except UNREADABLE as error:
@@ -179,12 +185,9 @@ def _read_classes(names: list[str], read, place: Path) -> tuple[Tensor, Tensor, 
         images.append(pixels)
         labels.append(CIFAR10.index(kind))
         numbers.append(seen[kind] - 1)
-    if unreadable:
-        warnings.warn(
-            f"{len(unreadable)} unreadable images left out, {len(images)} kept: "
-            f"{_few(unreadable, '; ')}",
-            stacklevel=5,
-        )
+    if not images:
+        raise none_readable(unreadable, place)
+    warn_of_unreadable(unreadable, len(images), stacklevel=6)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return pixels, torch.tensor(labels), torch.tensor(numbers)
 
@@ -192,7 +195,11 @@ def _read_classes(names: list[str], read, place: Path) -> tuple[Tensor, Tensor, 
 def _torchvision_cifar10(place: Path, part: str) -> tuple[Tensor, Tensor, Tensor]:
     from torchvision.datasets import CIFAR10 as Stored  # here: it takes a second to import
 
-    stored = Stored(place, train=part == "train")
+    try:
+        stored = Stored(place, train=part == "train")
+    except Exception as error:  # whatever torchvision makes of a broken file
+        folder = place / "cifar-10-batches-py"
+        raise OSError(f"{folder} is incomplete or broken ({error}); fetch it again") from error
     labels = torch.tensor(stored.targets)
     numbers = torch.zeros_like(labels)
     for label in range(len(CIFAR10)):
@@ -211,12 +218,16 @@ def load_imagenet(
     complete : bool
         Whether a class without images is an error; a sample does without some.
 
+    Files that are no images (empty ones, web pages) are left out, and counted in a warning. One
+    that turns out to be broken further in is named when it is read.
+
     Raises
     ------
     FileNotFoundError
         ``wnids.txt`` or the split's folder is not there.
     ValueError
-        A folder is no class of ``wnids.txt``; or, if `complete`, classes are missing.
+        ``wnids.txt`` has a class twice; a folder is no class of it; or, if `complete`, classes are
+        missing.
     """
     part = "train" if split == "train" else "val"
     places = [root / "imagenet-sample", root / "imagenet", root]
@@ -229,37 +240,51 @@ def load_imagenet(
         )
     lines = (home / "wnids.txt").read_text(encoding="utf-8").splitlines()
     classes = [line.split()[0] for line in lines if line.strip()]
-    files = sorted(p for p in (home / part).glob("*/*") if p.suffix.lower() in SUFFIXES)
+    files = image_files(home / part, "*/*")
     folders = {path.parent.name for path in files}
     _check_classes(folders, classes, home / part, complete)
-    number = {name: label for label, name in enumerate(classes)}
+    number = _numbered(classes, home / "wnids.txt")
     labels = torch.tensor([number[path.parent.name] for path in files])
     dataset = ImageFiles(files, labels, classes)
-    return dataset if size is None else dataset.sample(size, seed)
+    return _images_alone(dataset if size is None else dataset.sample(size, seed), home / part)
+
+
+def _numbered(classes: list[str], place: Path) -> dict[str, int]:
+    number = {}
+    for label, name in enumerate(classes):
+        if number.setdefault(name, label) != label:
+            raise ValueError(
+                f"{place}: class {name} stands twice, as {number[name]} and as {label}"
+            )
+    return number
+
+
+def _images_alone(dataset: ImageFiles, place: Path) -> ImageFiles:
+    """Without the files that do not begin as images do; to read them whole would take too long."""
+    kept, unreadable = [], []
+    for row, path in enumerate(dataset.paths):
+        try:
+            Image.open(path).close()
+            kept.append(row)
+        except UNREADABLE as error:
+            unreadable.append(f"{path} ({error})")
+    if not kept:
+        raise none_readable(unreadable, place)
+    warn_of_unreadable(unreadable, len(kept), stacklevel=5)
+    return ImageFiles([dataset.paths[row] for row in kept], dataset.labels[kept], dataset.classes)
 
 
 def _check_classes(found: set, expected, place: Path, complete: bool = True) -> None:
     unknown, missing = sorted(found - set(expected)), [n for n in expected if n not in found]
     if unknown:
         raise ValueError(
-            f"{place} has {len(unknown)} folder(s) that are no class: {_few(unknown)}; the classes "
-            f"are {_few(list(expected))}"
+            f"{place} has {len(unknown)} folder(s) that are no class: {few(unknown)}; the classes "
+            f"are {few(list(expected))}"
         )
     if missing and (complete or not found):
         raise ValueError(
-            f"{place} has no images of {len(missing)} of {len(expected)} classes: {_few(missing)}"
+            f"{place} has no images of {len(missing)} of {len(expected)} classes: {few(missing)}"
         )
-
-
-def _few(names: list[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return separator.join(names[:NAMED]) + more
-
-
-def _chosen(length: int, size, seed: int) -> Tensor:
-    if not isinstance(size, int) or not 1 <= size <= length:
-        raise ValueError(f"size: got {size!r}, accepted is an integer from 1 to {length} (all)")
-    return torch.randperm(length, generator=torch.Generator().manual_seed(seed))[:size]
 
 
 def _middle(image: Image.Image) -> np.ndarray:

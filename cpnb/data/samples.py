@@ -45,7 +45,7 @@ def training_samples(
         )
 
     def samples(epoch: int) -> CharacterDataset:
-        stream = 1_000 * seed + epoch
+        stream = 1_000 * int(seed) + int(epoch)
         parts = []
         if rendered:
             drawn = {"size": rendered, "seed": stream, "background": BACKGROUND_SHARE}

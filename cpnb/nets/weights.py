@@ -16,6 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cpnb.data.files import what_it_is
+from cpnb.runs.records import plain
+
 FORMAT = "cpnb-checkpoint-1"
 
 
@@ -46,7 +49,7 @@ class Checkpoint:
 
 def save_weights(model: nn.Module, path, metadata: dict | None = None) -> None:
     """Write the model's weights to `path` (safetensors), with JSON-able `metadata`, atomically."""
-    header = {str(key): json.dumps(value) for key, value in (metadata or {}).items()}
+    header = {key: json.dumps(value) for key, value in plain(metadata or {}, "metadata").items()}
     _write(path, model.state_dict(), header)
 
 
@@ -62,6 +65,9 @@ def load_weights(model: nn.Module, path) -> dict:
         shape than the model's: then all of these are listed, and the model is left untouched.
     """
     tensors, header = _read(path)
+    # Other libraries' files often lack BatchNorm's counters, which no evaluation reads.
+    counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
+    tensors = counters | tensors
     check_fit(model, tensors, path)
     model.load_state_dict(tensors)
     return {key: _decode(value) for key, value in header.items()}
@@ -82,7 +88,7 @@ def load_shipped(model: nn.Module, path, shipped: Path, how: str) -> nn.Module:
     CheckpointError
         As `load_weights`.
     """
-    path = shipped if path is None else Path(path)
+    path = shipped if path is None else Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no trained {type(model).__name__} at {path}; {how}")
     load_weights(model, path)
@@ -173,7 +179,7 @@ def _write(path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
         for key, tensor in tensors.items()
     }
     data = safetensors.torch.save(copies, metadata=header)
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -190,7 +196,7 @@ def _write(path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
 
 
 def _read(path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
@@ -200,6 +206,7 @@ def _read(path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return tensors, dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
         raise CheckpointError(
-            f"{path} is corrupt or truncated, or no safetensors file ({error}); "
+            f"{path} is corrupt or truncated, or no safetensors file ({error}): "
+            f"{what_it_is(path)}; "
             "delete it and run again, or restore it from where it came from"
         ) from error

@@ -1,15 +1,14 @@
 """Execution of one notebook by papermill, with parameters or in place.
 
 A run is whole or absent: the executed notebook appears under its final name only when every cell
-has succeeded, and a finished run of the same source, parameters and code is not repeated.
+has run and succeeded, and a finished run is not repeated while nothing that it depends on has
+changed (see `keys`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +16,34 @@ from pathlib import Path
 import nbformat
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import execute_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets import default
 
+from cpnb.runs.kernels import EndsWhenAsked
+from cpnb.runs.keys import Inputs, inputs
 from cpnb.runs.parameters import check_parameters
-from cpnb.runs.places import PACKAGE, shipped
+from cpnb.runs.progress import AS_TEXT, PROGRESS_BAR, Relay, lines_of
 from cpnb.runs.records import results_folder
 
+PLACES = ("CPNB_DATA", "CPNB_RESULTS", "CPNB_CACHE")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 RUN_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-# "epoch 3:  40%|####  | 4/10 [00:02<00:03]" or, without a total, "17it [00:02, 8.1it/s]"
-PROGRESS_BAR = re.compile(r"\d+%\|.*\||\d+\S* \[\d\d:\d\d")
-TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class NotebookError(RuntimeError):
     """A notebook that failed; the message names it, the cell and the exception."""
+
+
+class _StoppedError(Exception):
+    """A run that ended early though by no error; `cell` is the one that did so."""
+
+    def __init__(self, cell, message):
+        super().__init__(message)
+        self.cell = cell
 
 
 @dataclass(frozen=True)
@@ -50,45 +56,25 @@ class Run:
     skipped: bool
 
 
-class _ThisInterpreter(AsyncKernelManager):
+class _ThisInterpreter(EndsWhenAsked):
     """Starts kernels with the running interpreter, whatever kernel specs the user has installed."""
 
     @property
     def kernel_spec(self):
-        return KernelSpec(**get_kernel_dict())
+        # Kernels work in the notebook's folder: there a relative path would lead somewhere else.
+        given = {name: os.environ[name] for name in PLACES if os.environ.get(name)}
+        absolute = {name: str(Path(path).expanduser().absolute()) for name, path in given.items()}
+        return KernelSpec(**get_kernel_dict(), env=absolute | {AS_TEXT: "1"})
 
     @default("transport_encryption")
     def _encrypt_where_the_installed_version_can(self):
         return "auto"
 
 
-def _code_and_data() -> list[Path]:
-    data = shipped("data")
-    return sorted([*PACKAGE.rglob("*.py"), *data.glob("*.safetensors"), *data.glob("*.npz")])
-
-
-def _run_key(path: Path, parameters: dict) -> str:
-    """Hash of all that decides what a run gives: cells, parameters, cpnb, the data that ships."""
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    for notebook in [path, *_notebooks_named_in(path)]:
-        for cell in nbformat.read(notebook, as_version=4).cells:
-            digest.update(f"{cell.cell_type}\0{cell.source}\0".encode())
-    for file in _code_and_data():
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _notebooks_named_in(path: Path) -> list[Path]:
-    """Notebooks beside `path` that its code names: a sweep depends on the one it runs."""
-    cells = nbformat.read(path, as_version=4).cells
-    code = "".join(cell.source for cell in cells if cell.cell_type == "code")
-    return [p for p in sorted(path.parent.glob("*.ipynb")) if f'"{p.name}"' in code and p != path]
-
-
-def _is_finished(output: Path, key: str) -> bool:
+def _is_finished(output: Path, now: Inputs) -> bool:
     try:
-        notebook = json.loads(output.read_text(encoding="utf-8"))
-        return notebook["metadata"]["cpnb"]["key"] == key
+        about = json.loads(output.read_text(encoding="utf-8"))["metadata"]["cpnb"]
+        return about["key"] == now.key(about["written"])
     except (OSError, ValueError, KeyError, TypeError):
         return False  # Absent, not a notebook, or from another tool: to be run.
 
@@ -100,8 +86,7 @@ def _is_progress_bar(output) -> bool:
         text = "".join(output.data.get("text/plain", ""))
     else:
         return False
-    lines = [line for line in re.split(r"[\r\n]", TERMINAL_CODE.sub("", text)) if line.strip()]
-    return all(PROGRESS_BAR.search(line) for line in lines)
+    return all(PROGRESS_BAR.search(line) for line in lines_of(text))
 
 
 def _drop_outputs(notebook, unwanted) -> None:
@@ -136,18 +121,49 @@ def _write(notebook, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _refuse_exit(cell, execute_reply, **_) -> None:
+    """Stop at a cell that ends the kernel or the run: the rest of the notebook would be missing.
+
+    Papermill takes SystemExit(0) for a good end, and a kernel that is told to exit dies later, when
+    it may have run some more cells or all.
+    """
+    reply = execute_reply["content"]
+    asked = [p for p in reply.get("payload", []) if p.get("source") == "ask_exit"]
+    expected = "raises-exception" in cell.metadata.get("tags", [])
+    if any(not payload.get("keepkernel") for payload in asked):
+        raise _StoppedError(cell, "stopped early by exit() or quit()")
+    if reply.get("ename") == "SystemExit" and not expected:
+        raise _StoppedError(cell, f"stopped early by sys.exit({reply['evalue']})")
+
+
+def _refuse_gaps(notebook) -> None:
+    """See to it that every cell with code has run, but for those tagged to be skipped."""
+    for cell in notebook.cells:
+        code = cell.cell_type == "code" and cell.source.strip()
+        skip = "skip-execution" in cell.metadata.get("tags", [])
+        if code and not skip and cell.execution_count is None:
+            raise _StoppedError(cell, "stopped early: this cell was never run")
+
+
 def _failure(path: Path, partial: Path, error: Exception) -> str:
     """Which cell failed, and how; of a kernel that died, the notebook tells the last cell begun."""
     if isinstance(error, PapermillExecutionError):
-        line = error.source.strip().splitlines()[0]
-        return f"{path.name}, cell In [{error.exec_count}] ({line}): {error.ename}: {error.evalue}"
+        told = f"{error.ename}: {error.evalue}"
+        return f"{path.name}, {_cell(error.exec_count, error.source)}: {told}"
+    if isinstance(error, _StoppedError):
+        return f"{path.name}, {_cell(error.cell.execution_count, error.cell.source)}: {error}"
     begun = [
-        cell.source.strip().splitlines()[0]
+        cell.source
         for cell in nbformat.read(partial, as_version=4).cells
         if cell.metadata.get("papermill", {}).get("start_time") and cell.source.strip()
     ]
-    last = f", cell ({begun[-1]})" if begun else ""
+    last = f", {_cell(None, begun[-1])}" if begun else ""
     return f"{path.name}{last}: {type(error).__name__}: {error}"
+
+
+def _cell(count: int | None, source: str) -> str:
+    number = "" if count is None else f"In [{count}] "
+    return f"cell {number}({source.strip().splitlines()[0]})"
 
 
 def _execute(path: Path, output: Path, parameters: dict, progress: bool):
@@ -161,6 +177,7 @@ def _execute(path: Path, output: Path, parameters: dict, progress: bool):
         )
     _write(notebook, partial)
     pattern = str(partial).replace("{", "{{").replace("}", "}}")  # papermill formats paths
+    bars = Relay() if progress else None
     try:
         # The kernel's folder goes in by `resources`; papermill's own `cwd` would move this process
         # and with it every other thread that runs a notebook.
@@ -170,14 +187,20 @@ def _execute(path: Path, output: Path, parameters: dict, progress: bool):
             kernel_name=KERNEL["name"],
             language="python",
             progress_bar={"desc": path.stem} if progress else False,
+            stderr_file=bars,
             kernel_manager_class=_ThisInterpreter,
             resources={"metadata": {"path": str(path.parent)}},
+            on_cell_executed=_refuse_exit,
         )
+        _refuse_gaps(notebook)
     except Exception as error:
         failed = output.with_name(f"{output.stem}.failed.ipynb")
         message = _failure(path, partial, error)
         os.replace(partial, failed)
         raise NotebookError(f"{message}\nThe notebook as far as it ran: {failed}") from error
+    finally:
+        if bars:
+            bars.close()
     partial.unlink()
     _drop_outputs(notebook, _is_progress_bar)
     for name in ("input_path", "output_path"):  # these name the partial notebook
@@ -189,7 +212,9 @@ def run_notebook(path, output, parameters=None, *, force=False, progress=True) -
     """Execute a notebook with parameters and write it, executed, to `output`.
 
     The kernel is the running interpreter's and works in the notebook's folder. A run that finished
-    before with the same notebook, parameters, cpnb and shipped data is not repeated.
+    before is not repeated while all that it depends on is the same: the notebook and the modules
+    beside it that it uses, parameters and the files that they name, data sets, cpnb, versions of
+    packages; :mod:`cpnb.runs.keys` says what counts and what does not.
 
     Parameters
     ----------
@@ -207,21 +232,24 @@ def run_notebook(path, output, parameters=None, *, force=False, progress=True) -
     UnknownParameterError, TypeError
         If a parameter is unknown or mistyped; see `check_parameters`.
     NotebookError
-        If a cell fails or the kernel dies. The notebook as far as it ran is kept beside `output`
+        If a cell fails, the kernel dies, or a cell ends the run early, as by ``sys.exit(0)`` or
+        ``exit()``. The notebook as far as it ran is kept beside `output`
         as `<name>.failed.ipynb`; an earlier `output` stays as it is.
     """
-    path, output = Path(path).resolve(), Path(output).resolve()
+    path, output = (Path(p).expanduser().resolve() for p in (path, output))
     if path == output:
         raise ValueError(f"output={str(output)!r} is the notebook itself; see run_in_place")
     parameters = check_parameters(path, parameters or {})
-    key = _run_key(path, parameters)
-    if not force and _is_finished(output, key):
+    before = inputs(path, parameters)
+    if not force and _is_finished(output, before):
         return Run(output, parameters, 0.0, skipped=True)
     start = time.perf_counter()
     notebook = _execute(path, output, parameters, progress)
     seconds = time.perf_counter() - start
+    written = before.written()
     notebook.metadata["cpnb"] = {
-        "key": key,
+        "key": before.key(written),
+        "written": written,
         "notebook": path.name,
         "parameters": parameters,
         "seconds": round(seconds, 1),
@@ -237,7 +265,7 @@ def run_in_place(path, *, progress=True) -> Run:
     The file is replaced at the end; a run that fails leaves it as it was, keeps the notebook as far
     as it ran in the results folder, and raises as `run_notebook` does.
     """
-    path = Path(path).resolve()
+    path = Path(path).expanduser().resolve()
     check_parameters(path, {})
     start = time.perf_counter()
     # Partial and failed notebooks stay out of the folder of the committed ones.

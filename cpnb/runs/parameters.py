@@ -9,23 +9,39 @@ from __future__ import annotations
 
 import ast
 import difflib
-import re
 from pathlib import Path
 
 import nbformat
-import yaml
 from IPython import get_ipython
 
 from cpnb.runs.records import plain
+from cpnb.runs.yaml12 import read_yaml
 
 
 class UnknownParameterError(ValueError):
     """A parameter that the notebook does not have."""
 
 
+def read_cells(path: Path) -> list:
+    """Cells of a notebook's file, in the form of nbformat's version 4.
+
+    Raises
+    ------
+    ValueError
+        If the file is no notebook; the message names it.
+    """
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+        return [cell for cell in cells if cell.source is not None]
+    except OSError:
+        raise
+    except Exception as error:  # nbformat's own, and whatever odd JSON makes it stumble over
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is no notebook that can be read: {told}") from error
+
+
 def _parameter_statements(path: Path) -> list:
-    notebook = nbformat.read(path, as_version=4)
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [c for c in read_cells(path) if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1 or cells[0].cell_type != "code":
         raise ValueError(f"{path}: expected one code cell tagged 'parameters', found {len(cells)}")
     try:
@@ -37,7 +53,8 @@ def _parameter_statements(path: Path) -> list:
 def _declarations(path) -> dict:
     """Parameter name -> (default, whether its annotation, such as `float | None`, allows None)."""
     declared = {}
-    for statement in _parameter_statements(Path(path)):
+    path = Path(path).expanduser()
+    for statement in _parameter_statements(path):
         annotation = getattr(statement, "annotation", None)
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
@@ -95,18 +112,28 @@ def own_parameters() -> tuple[str, dict]:
     shell = get_ipython()
     if shell is None:
         raise RuntimeError("own_parameters works in a notebook's kernel; this is none")
-    executed = {names for source in shell.user_ns["In"] if (names := _assigned(source))}
-    for path in sorted(Path.cwd().glob("*.ipynb")):
-        try:
-            names = tuple(notebook_parameters(path))
-        except ValueError:
-            continue  # without a cell of parameters: not one of ours
-        if names in executed:
-            return path.stem, {name: shell.user_ns[name] for name in names}
+    for source in shell.user_ns["In"]:  # in order: what sets the same names later is not the cell
+        if path := _declaring(_assigned(source)):
+            return path.stem, {name: shell.user_ns[name] for name in notebook_parameters(path)}
     raise RuntimeError(
         f"no notebook in {Path.cwd()} has a cell tagged 'parameters' that was executed here; "
         "run that cell first, and save the notebook if its parameters are new"
     )
+
+
+def _declaring(names: tuple[str, ...]) -> Path | None:
+    """The notebook in the working folder whose parameters have these names.
+
+    Copies beside it have longer names; hidden ones are runs in progress.
+    """
+    paths = Path.cwd().glob("[!.]*.ipynb") if names else []
+    for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):
+        try:
+            if tuple(notebook_parameters(path)) == names:
+                return path
+        except ValueError:
+            continue  # without a cell of parameters: not one of ours
+    return None
 
 
 def _assigned(source: str) -> tuple[str, ...]:
@@ -176,24 +203,14 @@ def check_parameters(path, given: dict) -> dict:
     return given
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a string, which nobody means."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    "-+0123456789",
-)
-
-
 def load_parameters(path, notebooks=()) -> dict:
     """Read a YAML file that maps notebook names (without .ipynb) to their parameters, and check it.
 
     Parameters
     ----------
     path : path-like
-        The file; a name without parameters stands for the defaults.
+        The file, read by the rules of YAML 1.2: 010 is ten, ``yes`` and 1:30 are text. A name
+        without parameters stands for the defaults.
     notebooks : sequence of path-like
         Notebooks that may be named, besides all those in their folders.
 
@@ -204,26 +221,37 @@ def load_parameters(path, notebooks=()) -> dict:
     Raises
     ------
     ValueError
-        If the file is no such mapping or names an unknown notebook or parameter.
+        If the file is no such mapping, has a name twice, or names an unknown notebook or parameter;
+        or if a name stands for two notebooks.
     TypeError
         If a value is of another type than the parameter's default.
     """
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from None
+    content = read_yaml(path)
+    content = {} if content is None else content
     if not isinstance(content, dict) or not all(
         isinstance(given, (dict, type(None))) for given in content.values()
     ):
         raise ValueError(f"{path}: expected `notebook: {{parameter: value, ...}}` entries")
-    folders = {Path(notebook).resolve().parent for notebook in notebooks}
-    known = {file.stem: file for folder in folders for file in folder.glob("*.ipynb")}
-    known |= {Path(notebook).stem: Path(notebook) for notebook in notebooks}
+    known = _notebooks_by_name([Path(notebook).expanduser() for notebook in notebooks])
     for stem, given in content.items():
         if stem not in known:
             raise ValueError(f"{path}: no notebook {stem!r}; there are {', '.join(sorted(known))}")
+        if len(known[stem]) > 1:
+            both = " and ".join(map(str, known[stem][:2]))
+            raise ValueError(f"{path}: {stem!r} stands for two notebooks, {both}")
         try:
-            content[stem] = check_parameters(known[stem], given or {})
+            content[stem] = check_parameters(known[stem][0], given or {})
         except (ValueError, TypeError) as error:
             raise type(error)(f"{path}: {error}") from None
     return content
+
+
+def _notebooks_by_name(notebooks: list[Path]) -> dict[str, list[Path]]:
+    """Files of each name: of the given notebooks, or else of the others in their folders."""
+    given, others = {}, {}
+    for file in dict.fromkeys(notebook.resolve() for notebook in notebooks):
+        given.setdefault(file.stem, []).append(file)
+    for folder in dict.fromkeys(file.parent for files in given.values() for file in files):
+        for file in sorted(folder.glob("*.ipynb")):
+            others.setdefault(file.stem, []).append(file)
+    return others | given

@@ -1,5 +1,6 @@
 """Where things lie: the checkout, and what ships with the package."""
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -25,3 +26,9 @@ def shipped(name: str) -> Path:
     It stands at that path in a checkout; in an installed package, where the wheel has put it.
     """
     return (checkout() or PACKAGE / "shipped") / name
+
+
+def data_folder() -> Path:
+    """Where data sets lie: the environment variable CPNB_DATA, else ``data/downloads``."""
+    given = os.environ.get("CPNB_DATA")
+    return Path(given).expanduser() if given else repository() / "data" / "downloads"

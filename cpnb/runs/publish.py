@@ -86,10 +86,8 @@ def main(arguments=None) -> int:
         _print_counts()
         return 0
     if checkout() is None:
-        parser.error(
-            "publishing changes the records of a checkout, and this cpnb is installed"
-        )
-    source = Path(options.path or results_path())
+        parser.error("publishing changes the records of a checkout, and this cpnb is installed")
+    source = Path(options.path or results_path()).expanduser()
     if not source.is_file():
         parser.error(f"no such file of records: {source}")
     result = publish(source, force=options.force)

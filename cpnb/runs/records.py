@@ -13,6 +13,7 @@ import json
 import math
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,8 @@ def plain(value, name="value"):
     ------
     TypeError
         If the value, or something inside it, has no such form.
+    ValueError
+        If two keys of a dict are the same as text, such as 1 and "1".
     """
     if value is None or isinstance(value, (bool, str, int, float)):
         return value
@@ -74,7 +77,7 @@ def plain(value, name="value"):
     if hasattr(value, "_asdict"):
         return plain(value._asdict(), name)
     if isinstance(value, dict):
-        return {str(key): plain(item, f"{name}[{key!r}]") for key, item in value.items()}
+        return _once([(str(key), plain(item, f"{name}[{key!r}]")) for key, item in value.items()])
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, (os.PathLike, torch.device, torch.dtype, np.dtype, datetime.date)):
@@ -83,6 +86,15 @@ def plain(value, name="value"):
         f"{name} is a {type(value).__name__}, which a record cannot hold; accepted are numbers, "
         "strings, booleans, None, arrays and tensors, and lists and dicts of these"
     )
+
+
+def _once(pairs: list[tuple]) -> dict:
+    """The dict of these pairs; of equal names the last one must not win without a word."""
+    one = dict(pairs)
+    if len(one) < len(pairs):
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        raise ValueError(f"{', '.join(map(repr, twice))} stands twice among the keys of one dict")
+    return one
 
 
 def _map_floats(value, function):
@@ -105,7 +117,7 @@ def encode(row: dict) -> str:
 
 
 def _decode(line: bytes) -> dict:
-    row = json.loads(line.decode("utf-8"))
+    row = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     return _map_floats(row, lambda x: NON_FINITE.get(x, x) if isinstance(x, str) else x)
@@ -129,7 +141,7 @@ def append(row: dict, path) -> None:
         If the disk is full, say; a part of a row is taken back.
     """
     line = (encode(row) + "\n").encode("utf-8")
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+", buffering=0) as file:
         if fcntl is not None:
@@ -162,7 +174,7 @@ def read(path) -> list[dict]:
         If there is no such file.
     """
     rows = []
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(Path(path).expanduser().read_bytes().split(b"\n"), start=1):
         try:
             if line.strip():
                 rows.append(_decode(line))
@@ -215,7 +227,7 @@ def recorded(path=None, **filters) -> list[dict]:
     **filters
         Column name and value, such as ``claim="charnet-64-64", seed=0``.
     """
-    path = published_path() if path is None else Path(path)
+    path = published_path() if path is None else Path(path).expanduser()
     wanted = plain(filters, "filters")
     rows = [row.get("parameters", {}) | row for row in read(path)] if path.exists() else []
     return [row for row in rows if all(k in row and row[k] == value for k, value in wanted.items())]

@@ -9,17 +9,11 @@ parameters are checked before anything runs; runs that have finished before are 
 from __future__ import annotations
 
 import argparse
-import ast
-import hashlib
-import itertools
-import json
-import re
 import sys
 from concurrent.futures import Executor, as_completed
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
+from cpnb.runs.grids import grid_points, point_names, value_of, values_of
 from cpnb.runs.notebooks import NotebookError, Run, run_in_place, run_notebook
 from cpnb.runs.parameters import (
     UnknownParameterError,
@@ -27,14 +21,13 @@ from cpnb.runs.parameters import (
     load_parameters,
     notebook_parameters,
 )
-from cpnb.runs.records import plain, results_folder
+from cpnb.runs.progress import in_notebook, progress_bar
+from cpnb.runs.records import results_folder
 
 __all__ = [
     "GridError", "NotebookError", "Run", "UnknownParameterError", "check_parameters",
     "load_parameters", "notebook_parameters", "run_grid", "run_in_place", "run_notebook",
 ]  # fmt: skip
-
-WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 class GridError(RuntimeError):
@@ -51,33 +44,6 @@ class GridError(RuntimeError):
     def __init__(self, message, runs=(), failures=()):
         super().__init__(message)
         self.runs, self.failures = list(runs), list(failures)
-
-
-def grid_points(grid: dict) -> list[dict]:
-    """All combinations of a grid, the last name changing fastest.
-
-    Raises
-    ------
-    ValueError
-        If a name has no list of values, an empty one, or one with a value twice.
-    """
-    grid = plain(grid, "grid")
-    for name, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"grid[{name!r}]={values!r}; accepted is a list of one value or more")
-        if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
-            raise ValueError(f"grid[{name!r}]={values!r} lists a value twice")
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
-def _point_name(stem: str, point: dict) -> str:
-    """File name that tells the point, such as 03_decompose__rank=16__method=nls.ipynb."""
-    parts = [f"{name}={value}" for name, value in point.items()]
-    name = "__".join([stem, *(re.sub(r"[^\w.=+-]+", "-", part).strip("-") for part in parts)])
-    if len(name) > 120 or name != "__".join([stem, *parts]):  # shortened: keep names distinct
-        digest = hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()
-        name = f"{name[:110]}__{digest[:8]}"
-    return f"{name}.ipynb"
 
 
 def _attempt(path, output, parameters, force, progress) -> Run | str:
@@ -124,15 +90,15 @@ def run_grid(path, grid, output_dir, executor: Executor | None = None, *, parame
     GridError
         If points failed; all the others have run.
     """
-    path, folder = Path(path).resolve(), Path(output_dir).resolve()
+    path, folder = (Path(p).expanduser().resolve() for p in (path, output_dir))
     points = grid_points(grid)
     twice = sorted(set(grid) & set(parameters or {}))
     if twice:
         raise ValueError(f"{', '.join(twice)}: in both grid and parameters")
     tasks = []
-    for point in points:
+    for point, name in zip(points, point_names(path.stem, points), strict=True):
         given = check_parameters(path, (parameters or {}) | point)
-        tasks.append((path, folder / _point_name(path.stem, point), given, force))
+        tasks.append((path, folder / name, given, force))
     results = _run_tasks(tasks, executor, path.stem if progress else None)
     failures = [(points[i], r) for i, r in enumerate(results) if isinstance(r, str)]
     if failures:
@@ -146,17 +112,27 @@ def run_grid(path, grid, output_dir, executor: Executor | None = None, *, parame
 
 
 def _run_tasks(tasks, executor, title: str | None) -> list[Run | str]:
-    bar = {"desc": title, "unit": "run", "total": len(tasks), "disable": title is None}
+    shown = {"desc": title, "unit": "run", "total": len(tasks), "disable": title is None}
     if executor is None:
-        return [_attempt(*task, title is not None) for task in tqdm(tasks, **bar)]
+        with progress_bar(**shown) as bar:
+            return [_in_turn(task, bar) for task in tasks]
     futures = [executor.submit(_attempt, *task, False) for task in tasks]
     try:
-        for _ in tqdm(as_completed(futures), **bar):
+        for _ in progress_bar(as_completed(futures), **shown):
             pass
     finally:  # An interrupt must not leave the queued points to run on.
         for future in futures:
             future.cancel()
     return [_result(future) for future in futures]
+
+
+def _in_turn(task, bar) -> Run | str:
+    """One run, told beside the bar over all; in a terminal it has a bar of its own below."""
+    path, output, *_ = task
+    bar.set_postfix_str(output.stem.removeprefix(path.stem).strip("_").replace("__", ", "))
+    run = _attempt(*task, not (bar.disable or in_notebook()))
+    bar.update()
+    return run
 
 
 def _result(future) -> Run | str:
@@ -166,24 +142,25 @@ def _result(future) -> Run | str:
         return f"{type(error).__name__}: {error}"
 
 
-def _value(text: str, default):
-    """A value of the command line: text for a text parameter, else a Python literal if so."""
-    if isinstance(default, str):
-        return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return WORDS.get(text.lower(), text)
+def _given(options) -> tuple[dict, dict]:
+    """Texts of -p and of --grid by name; a name that is given twice is an error."""
+    told, fixed, axes = {}, {}, {}
+    for name, text in options.parameter:
+        _once(told, name, f"-p {name} {text}")
+        fixed[name] = text
+    for axis in options.grid:
+        name, separator, text = axis.partition("=")
+        if not separator:
+            raise ValueError(f"--grid {axis}: expected name=value,value,...")
+        _once(told, name, f"--grid {axis}")
+        axes[name] = text
+    return fixed, axes
 
 
-def _values(text: str, default) -> list:
-    """Values of one grid axis: 16,32 or nls,als or [1,2],[3,4]."""
-    if not isinstance(default, str):
-        try:
-            return list(ast.literal_eval(f"[{text}]"))
-        except (ValueError, SyntaxError):
-            pass
-    return [_value(part.strip(), default) for part in text.split(",")]
+def _once(told: dict, name: str, shown: str) -> None:
+    if name in told:
+        raise ValueError(f"{name} is given twice: {told[name]} and {shown}")
+    told[name] = shown
 
 
 def _jobs(options) -> list[tuple]:
@@ -191,22 +168,39 @@ def _jobs(options) -> list[tuple]:
     for notebook in options.notebooks:
         if not notebook.is_file():
             raise ValueError(f"no such notebook: {notebook}")
+    fixed, axes = _given(options)
     shared = load_parameters(options.parameters, options.notebooks) if options.parameters else {}
-    jobs = []
+    jobs, writers = [], {}
     for notebook in options.notebooks:
         defaults = notebook_parameters(notebook)
-        given = {name: _value(text, defaults.get(name)) for name, text in options.parameter}
-        grid = {}
-        for axis in options.grid:
-            name, separator, text = axis.partition("=")
-            if not separator:
-                raise ValueError(f"--grid {axis}: expected name=value,value,...")
-            grid[name] = _values(text, defaults.get(name))
-        fixed = {k: v for k, v in shared.get(notebook.stem, {}).items() if k not in grid} | given
+        given = {name: value_of(text, defaults.get(name)) for name, text in fixed.items()}
+        grid = {name: values_of(text, defaults.get(name)) for name, text in axes.items()}
+        kept = {k: v for k, v in shared.get(notebook.stem, {}).items() if k not in grid} | given
         for point in grid_points(grid):
-            check_parameters(notebook, fixed | point)
-        jobs.append((notebook, fixed, grid))
+            check_parameters(notebook, kept | point)
+        for output in _outputs(notebook, grid, options):
+            _claim(writers, output, notebook, options)
+        jobs.append((notebook, kept, grid))
     return jobs
+
+
+def _outputs(notebook: Path, grid: dict, options) -> list[Path]:
+    names = point_names(notebook.stem, grid_points(grid)) if grid else [notebook.name]
+    # One that runs in place keeps what it had got to here, should it fail.
+    folder = results_folder() / "in-place" if options.in_place else options.out
+    return [(folder / name).resolve() for name in names]
+
+
+def _claim(writers: dict, output: Path, notebook: Path, options) -> None:
+    """Note who writes a file, unless another notebook does, or it is a notebook to be run."""
+    if output in writers:
+        raise ValueError(
+            f"{writers[output]} and {notebook} would both be written to {output}; "
+            "run them by two calls, each with an --out of its own"
+        )
+    if output in [source.resolve() for source in options.notebooks]:
+        raise ValueError(f"--out {options.out}: {output} is the notebook itself; see --in-place")
+    writers[output] = notebook
 
 
 def _run_job(notebook, parameters, grid, options) -> list[Run]:
@@ -217,11 +211,28 @@ def _run_job(notebook, parameters, grid, options) -> list[Run]:
     return [run_notebook(notebook, options.out / notebook.name, parameters, force=options.force)]
 
 
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+class _Single(argparse.Action):
+    """An option whose second value would push the first one out without a word."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if (first := getattr(namespace, self.dest)) is not None:
+            parser.error(f"{option_string} is given twice: {first} and {value}")
+        setattr(namespace, self.dest, value)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cpnb sweep", description="Run notebooks.")
-    parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    parser.add_argument("notebooks", nargs="+", type=_path, metavar="NOTEBOOK")
     parser.add_argument(
-        "--parameters", type=Path, metavar="FILE", help="YAML, notebook: parameters"
+        "--parameters",
+        type=_path,
+        action=_Single,
+        metavar="FILE",
+        help="YAML, notebook: parameters; -p and --grid take precedence",
     )
     parser.add_argument(
         "-p",
@@ -240,8 +251,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=V1,V2",
         help="run every combination of these values",
     )
-    parser.add_argument("--out", type=Path, help="folder of executed notebooks (results/local)")
-    parser.add_argument("--force", action="store_true", help="repeat finished runs")
+    parser.add_argument(
+        "--out", type=_path, action=_Single, help="folder of executed notebooks (results/local)"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="repeat finished runs, though nothing that cpnb.runs.keys watches has changed",
+    )
     parser.add_argument(
         "--in-place",
         action="store_true",
@@ -254,8 +271,10 @@ def main(arguments=None) -> int:
     """Command line of this module; see the module's description."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.in_place and (options.parameters or options.parameter or options.grid):
-        parser.error("--in-place runs with the defaults; it takes no parameters or grid")
+    if options.in_place and (
+        options.parameters or options.parameter or options.grid or options.out
+    ):
+        parser.error("--in-place runs with the defaults; it takes no parameters, grid or --out")
     options.out = options.out or results_folder()
     try:
         jobs = _jobs(options)

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,12 @@ def test_each_epoch_is_new_and_the_same_again():
     assert torch.equal(first.images, training_samples(rendered=64, seed=3)(1).images)
     assert not torch.equal(first.images, second.images)
     assert not torch.equal(first.images, training_samples(rendered=64, seed=4)(1).images)
+
+
+def test_numbers_of_numpy_are_numbers():
+    samples = training_samples(rendered=np.int64(64), seed=np.int64(3))
+    expected = training_samples(rendered=64, seed=3)(2)
+    assert torch.equal(samples(np.int64(2)).images, expected.images)
 
 
 def test_nothing_to_train_on_is_an_error():

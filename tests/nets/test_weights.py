@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
 from cpnb.nets import weights as checkpoints
+from cpnb.nets.charnet import CharNet, load_charnet
 from cpnb.nets.weights import (
     Checkpoint,
     CheckpointError,
@@ -138,3 +140,36 @@ def test_a_failed_write_leaves_the_previous_file_and_no_other(tmp_path, monkeypa
         save_weights(_net(), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_home_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    save_weights(CharNet(), "~/net.safetensors")
+    load_weights(CharNet(), "~/net.safetensors")
+    assert load_charnet("~/net.safetensors").training is False
+    save_checkpoint("~/run", _checkpoint()[2])
+    assert load_checkpoint("~/run").best is not None
+    assert sorted(p.name for p in (tmp_path / "home").iterdir()) == ["net.safetensors", "run"]
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html><html>", "begins with b'<!DOCTYPE html><html>': a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "that Git LFS has not fetched"),
+        (b"", "it is empty"),
+    ],
+)
+def test_a_file_that_is_none_is_told_with_its_kind(tmp_path, content, told):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=told) as error:
+        load_weights(_net(), path)
+    assert str(path) in str(error.value)
+
+
+def test_metadata_of_numpy_comes_back_as_plain_numbers(tmp_path):
+    save_weights(_net(), tmp_path / "n", {"rank": np.int64(3), "accuracy": torch.tensor(0.5)})
+    assert load_weights(_net(), tmp_path / "n") == {"rank": 3, "accuracy": 0.5}

@@ -9,27 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from small_notebooks import printed, write
 
-from cpnb.runs import notebooks, sweep
-
-PARAMETERS = 'rank = 4\nlr = 0.1\nmethod = "nls"\nranks = [1, 2]\nverbose = False\nlimit = None'
-
-
-def write(path, *cells, parameters=PARAMETERS):
-    body = [new_markdown_cell("# A notebook")]
-    if parameters is not None:
-        body.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))
-    notebook = new_notebook(cells=body + [new_code_cell(cell) for cell in cells])
-    nbformat.write(notebook, path)
-    return path
-
-
-def printed(path):
-    """All that the notebook printed."""
-    cells = nbformat.read(path, as_version=4).cells
-    outputs = [out for cell in cells if cell.cell_type == "code" for out in cell.outputs]
-    return "".join(out.text for out in outputs if out.get("name") == "stdout")
+from cpnb.runs import grids, keys, notebooks, sweep
 
 
 @pytest.fixture
@@ -38,10 +20,9 @@ def notebook(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _same_code(request, monkeypatch):
+def _same_code(monkeypatch):
     """An edit of cpnb while the tests run is no reason for a run to be repeated."""
-    if "key_of_a_run" not in request.node.name:
-        monkeypatch.setattr(notebooks, "_code_and_data", list)
+    monkeypatch.setattr(keys, "_code_and_data", list)
 
 
 @pytest.fixture
@@ -139,7 +120,7 @@ def test_a_run_has_its_parameters_folder_and_interpreter(tmp_path, monkeypatch):
     assert printed(run.output).splitlines() == [f"16 {sys.prefix}", str(tmp_path)]
     assert os.getcwd() == before
     assert [p.name for p in run.output.parent.iterdir()] == ["n {1}.ipynb"]
-    assert nbformat.read(run.output, 4).metadata.cpnb.runs.parameters == {"rank": 16}
+    assert nbformat.read(run.output, 4).metadata.cpnb.parameters == {"rank": 16}
 
 
 def test_a_finished_run_is_not_repeated_until_something_changes(notebook, tmp_path, monkeypatch):
@@ -155,23 +136,6 @@ def test_a_finished_run_is_not_repeated_until_something_changes(notebook, tmp_pa
     assert run().skipped is False and printed(output) == "15 nls\n"
     output.write_text(output.read_text()[:100])  # as a crash of another program might leave it
     assert run().skipped is False
-
-
-def test_the_key_of_a_run_covers_code_cells_and_parameters(notebook, tmp_path, monkeypatch):
-    package, data = tmp_path / "cpnb", tmp_path / "data"
-    package.mkdir()
-    data.mkdir()
-    monkeypatch.setattr(notebooks, "PACKAGE", package)
-    monkeypatch.setattr(notebooks, "shipped", lambda name: tmp_path / name)
-    keys = [notebooks._run_key(notebook, {"rank": 1}), notebooks._run_key(notebook, {"rank": 2})]
-    assert keys[0] == notebooks._run_key(notebook, {"rank": 1})
-    (package / "cp.py").write_text("changed = True")
-    keys.append(notebooks._run_key(notebook, {"rank": 1}))
-    (data / "charnet.safetensors").write_bytes(b"weights")
-    keys.append(notebooks._run_key(notebook, {"rank": 1}))
-    write(notebook, "print(rank)")
-    keys.append(notebooks._run_key(notebook, {"rank": 1}))
-    assert len(set(keys)) == 5
 
 
 def test_a_failed_run_is_kept_and_names_cell_and_exception(tmp_path):
@@ -286,7 +250,7 @@ def test_a_bad_grid_runs_nothing(notebook, no_kernel, tmp_path, grid):
 
 def test_names_of_points_are_safe_and_distinct():
     def name(value):
-        return sweep._point_name("n", {"ranks": value})
+        return grids.point_name("n", {"ranks": value})
 
     assert name("nls") == "n__ranks=nls.ipynb"
     odd = [name(value) for value in ("a/b", "a b", {"a": "b"}, [1, 2], [12], "x" * 300)]
@@ -355,7 +319,7 @@ def test_command_line_errors_precede_any_kernel(notebook, no_kernel, capsys, arg
 
 
 def test_words_of_the_command_line_become_values():
-    assert sweep._value("true", False) is True and sweep._value("None", 1.0) is None
-    assert sweep._value("2015", "text") == "2015"
-    assert sweep._values("[1,2],[3]", [1]) == [[1, 2], [3]]
-    assert sweep._values("nls, als", "nls") == ["nls", "als"]
+    assert grids.value_of("true", False) is True and grids.value_of("None", 1.0) is None
+    assert grids.value_of("2015", "text") == "2015"
+    assert grids.values_of("[1,2],[3]", [1]) == [[1, 2], [3]]
+    assert grids.values_of("nls, als", "nls") == ["nls", "als"]
