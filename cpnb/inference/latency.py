@@ -4,16 +4,17 @@ Only ratios of latencies measured in turns (A B C A B C ...) are trusted: the cl
 temperature and other processes drift, and turns let the drift hit all alike.
 """
 
-import copy
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cpnb.inference.counts import check_pair
+from cpnb.inference.examples import check_pair
+from cpnb.layers.copies import copied
 from cpnb.training.evaluation import evaluation_mode
 
 LEAST_RUNS, MOST_RUNS = 5, 10_000
@@ -61,13 +62,20 @@ def measure_latency(
     model : nn.Module
         Left as it was: its mode, its memory layout and the number of threads are restored.
     example : Tensor
-        One input batch, on the model's device.
+        One input batch (N, ...), on the model's device.
     channels_last : bool
-        Measure a channels_last copy of model and example; by default they are taken as they are.
+        Measure a channels_last copy of model and example, which is (N, C, H, W) then; by default
+        they are taken as they are.
     **options
         runs, warmup, seconds, threads: see `measure_interleaved`.
     """
     if channels_last:
+        check_pair("model", model, example)
+        if example.ndim != 4:
+            raise ValueError(
+                "channels_last=True needs an example (N, C, H, W), got shape "
+                f"{tuple(example.shape)}"
+            )
         model, example = _in_layout(model, example, torch.channels_last)
     return measure_interleaved({"model": (model, example)}, **options)["model"]
 
@@ -131,19 +139,23 @@ def measure_fastest(
     models : dict
         Name to model; none is changed.
     example : Tensor
-        One input batch (N, C, H, W).
+        One input batch (N, ...).
     **options
         See `measure_interleaved`.
 
     Returns
     -------
     dict
-        Name to ("NCHW" or "channels_last", `Latency`).
+        Name to ("NCHW" or "channels_last", `Latency`); to ("contiguous", `Latency`) where the
+        example has not the four axes that there are two layouts of.
     """
+    for name, model in models.items():
+        check_pair(name, model, example)
+    layouts = LAYOUTS if example.ndim == 4 else {"contiguous": torch.contiguous_format}
     contenders = {
         (name, layout): _in_layout(model, example, memory_format)
         for name, model in models.items()
-        for layout, memory_format in LAYOUTS.items()
+        for layout, memory_format in layouts.items()
     }
     measured = measure_interleaved(contenders, **options)
     fastest = {}
@@ -154,7 +166,7 @@ def measure_fastest(
 
 
 def fastest_dense(model: nn.Module, example: Tensor, **options) -> tuple[str, Latency]:
-    """The faster of NCHW and channels_last, and its latency: what a speed-up has to beat."""
+    """The faster layout, as `measure_fastest` names it, and its latency: what is to be beaten."""
     return measure_fastest({"dense": model}, example, **options)["dense"]
 
 
@@ -175,8 +187,7 @@ def speedup(dense: Latency, fast: Latency) -> float:
 
 def _in_layout(model: nn.Module, example: Tensor, memory_format) -> tuple[nn.Module, Tensor]:
     """A copy of model and example in a memory layout."""
-    check_pair("model", model, example)
-    model = copy.deepcopy(model).to(memory_format=memory_format)
+    model = copied(model).to(memory_format=memory_format)
     return model, example.clone(memory_format=memory_format)
 
 
@@ -220,7 +231,7 @@ def _summary(times: list[float], threads: int, example: Tensor) -> Latency:
 def _threads(threads: int | None):
     before = torch.get_num_threads()
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(int(threads))
     try:
         yield torch.get_num_threads()
     finally:
@@ -231,8 +242,8 @@ def _check_options(runs, warmup, seconds, threads) -> None:
     for name, value, least in (("runs", runs, 1), ("warmup", warmup, 0), ("threads", threads, 1)):
         if value is None and name != "warmup":
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             accepted = f"an integer of at least {least}" + (" or None" if name != "warmup" else "")
             raise ValueError(f"{name} must be {accepted}, got {value!r}")
-    if not isinstance(seconds, (int, float)) or not seconds > 0:
+    if not isinstance(seconds, Real) or not seconds > 0:
         raise ValueError(f"seconds must be a number above 0, got {seconds!r}")

@@ -16,9 +16,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from cpnb.inference.counts import check_pair
-from cpnb.inference.fused.chain import Chain
+from cpnb.inference.chains import find_chains, own_parts
+from cpnb.inference.examples import check_pair
 from cpnb.inference.fused.choice import Report, fastest
+from cpnb.layers.copies import copied
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.factored import FactoredConv2d
 
@@ -31,8 +32,9 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     in plain PyTorch, and fused by a kernel that is compiled at first use, in C++ for the CPU and
     by Triton for a GPU. The fastest takes its place. In an ``nn.Sequential`` it takes in the
     maxout, ReLU and 1x1 convolutions behind it, if on `example` the one's output is the other's
-    input, and nothing else reads it. The rivals' layers are taken apart: each of their convolutions
-    is measured for itself.
+    input, and nothing else reads it. Of the rivals' layers each convolution is measured for itself.
+    Layers that compute more than their types and weights tell (subclasses, hooks, parametrized
+    weights) stay as they are; the report says why.
 
     Parameters
     ----------
@@ -53,62 +55,63 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     Raises
     ------
     TypeError
-        model or example is none.
+        model or example is none, or the model cannot be copied.
     ValueError
-        example is on another device than the model, or has a shape that the model does not take.
+        example is on another device than the model, is no batch, or has a shape that the model does
+        not take.
 
     Warns
     -----
     UserWarning
-        There is no factored layer, or the outputs would differ by more than rounding: a copy that
-        is not optimised is returned. Or there is no compiled kernel to be had.
+        There is no factored layer, or none that is not optimised already, or the outputs would
+        differ by more than rounding: a copy that is not optimised any further is returned. Or there
+        is no compiled kernel to be had.
     """
     check_pair("optimize_for_inference", model, example)
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
-    if not any(_is_cp(part) or isinstance(part, FactoredConv2d) for part in fast.modules()):
+    fast = copied(model).eval().requires_grad_(False)
+    parts = [part for _, part in own_parts(fast)]
+    if not any(isinstance(part, (CPConv2d, FactoredConv2d)) for part in parts):
+        if len(parts) < len(list(fast.modules())):
+            return _remarked(
+                fast,
+                "optimised already: returned as it is; to be fast on another example, optimise "
+                "the model that it was made of",
+            )
         return _remarked(fast, "no factored layer: returned as it is")
-    fast = _taken_apart(fast)
     with torch.no_grad():
         # Copies, since a model may write into its input.
         calls, expected = _observe(fast, example.clone())
-        chains = _chains(fast, calls, fuse=True)
-        apart = _apart(fast, chains, example, expected)
+        found = find_chains(fast, calls, fuse=True)
+        apart = _apart(fast, found.chains, example, expected)
         if not apart:
-            chains = _chains(fast, calls, fuse=False)
-        candidate, report = _replaced(fast, chains, calls)
+            found = find_chains(fast, calls, fuse=False)
+        candidate, report = _replaced(fast, found.chains, calls)
+        report.remarks += found.remarks
         if not apart:
             report.remarks.append(
                 "convolutions are not fused with what follows them: something else reads their "
                 "maps, or no finite number in the output could show it"
             )
-        same = _same(candidate(example.clone()), expected)
+        try:
+            same = _same(candidate(example.clone()), expected)
+        except Exception:  # of whatever kind: something cannot go on with fused layers
+            same = False
     if not same:
         return _remarked(
             fast,
             "left as it was, since optimised it would not repeat its output on the example: it is "
             "not deterministic in evaluation mode, or terms of its factored layers cancel until "
-            "rounding shows",
+            "rounding shows, or it reads more of its layers than their outputs",
         )
     candidate.report = report
     return candidate
 
 
-def _taken_apart(model: nn.Module) -> nn.Module:
-    """The model with the rivals' layers as the plain convolutions that they run one by one."""
-    for name, module in list(model.named_modules()):
-        parts = module.as_sequential() if isinstance(module, FactoredConv2d) else None
-        if parts is None or module._forward_hooks or module._forward_pre_hooks:
-            continue
-        if not name:
-            return parts.eval()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, parts.eval())
-    return model
-
-
 def _remarked(model: nn.Module, remark: str) -> nn.Module:
     warnings.warn(f"optimize_for_inference: {remark}", stacklevel=3)
-    model.report = Report(remarks=[remark])
+    before = getattr(model, "report", None)
+    model.report = before if isinstance(before, Report) else Report()
+    model.report.remarks.append(remark)
     return model
 
 
@@ -169,71 +172,16 @@ def _replaced(model: nn.Module, chains: list[list[str]], calls) -> tuple[nn.Modu
         (x,), _ = calls[names[0]][0]
         fused, choice = fastest(names, layers, x, report)
         report.choices.append(choice)
-        if names == [""]:  # the model is this one layer
-            return fused, report
-        for name, layer in zip(names, [fused] + [nn.Identity()] * (len(names) - 1), strict=True):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer)
+        for layer, other in zip(layers, [fused] + [nn.Identity()] * (len(names) - 1), strict=True):
+            _become(layer, other)
     return model, report
 
 
-def _chains(model: nn.Module, calls: dict, fuse: bool) -> list[list[str]]:
-    """Names of the layers that go together, chain by chain."""
-    chains, taken = [], set()
-    for name, module in model.named_modules():
-        if _is_cp(module) and name not in taken and _usual(module, calls[name]):
-            chains.append([name])  # in no nn.Sequential, or the first of it would have taken it
-        if not isinstance(module, nn.Sequential):
-            continue
-        children = [child for child in _flat(name, module) if child[0] not in taken]
-        while children:
-            length = _length(children, calls, fuse)
-            taken.update(child for child, _ in children[: max(length, 1)])
-            if length:
-                chains.append([child for child, _ in children[:length]])
-            children = children[max(length, 1) :]
-    return chains
-
-
-def _flat(name: str, module: nn.Sequential) -> list[tuple[str, nn.Module]]:
-    """The layers in the order they run, those of plain ``nn.Sequential`` parts too."""
-    found = []
-    for child, layer in module.named_children():
-        path = f"{name}.{child}" if name else child
-        nested = type(layer) is nn.Sequential
-        if nested and not (layer._forward_hooks or layer._forward_pre_hooks):
-            found += _flat(path, layer)
-        else:
-            found.append((path, layer))
-    return found
-
-
-def _length(children: list[tuple[str, nn.Module]], calls: dict, fuse: bool) -> int:
-    """How many of these neighbours make a chain, from the first one on."""
-    name, front = children[0]
-    if not (_is_cp(front) or type(front) is nn.Conv2d) or not _usual(front, calls[name]):
-        return 0
-    together = 1
-    for (before, _), (after, layer) in zip(children, children[1:], strict=False):
-        one, two = calls[before], calls[after]
-        if not (fuse and len(one) == len(two) == 1 and _usual(layer, two)):
-            break
-        if two[0][0][0] is not one[0][1]:
-            break
-        together += 1
-    return Chain([layer for _, layer in children[:together]]).length
-
-
-def _is_cp(module: nn.Module) -> bool:
-    """Whether it is a `CPConv2d` that computes as one; a subclass may do something else."""
-    return isinstance(module, CPConv2d) and type(module).forward is CPConv2d.forward
-
-
-def _usual(module: nn.Module, calls: list) -> bool:
-    """Whether it was called, with one batch, and nothing else hangs on it."""
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-    batches = (len(x) == 1 and isinstance(x[0], Tensor) and x[0].ndim == 4 for x, _ in calls)
-    return bool(calls) and all(batches) and not hooked
+def _become(layer: nn.Module, other: nn.Module) -> None:
+    """Turn a layer into another one, at all places and under all names that the model has it."""
+    layer.__class__ = type(other)
+    vars(layer).clear()
+    vars(layer).update(vars(other))
 
 
 def _same(output, expected) -> bool:

@@ -6,7 +6,7 @@ operations for each byte it has to move runs at min(peak, I · bandwidth) at bes
 
 from __future__ import annotations
 
-import copy
+from itertools import count
 from statistics import median
 from time import perf_counter
 from typing import NamedTuple
@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cpnb.inference.counts import multiplies_per_layer
+from cpnb.inference.counts import count_multiplies
+from cpnb.inference.examples import check_pair
 from cpnb.inference.latency import measure_interleaved
+from cpnb.layers.copies import copied
 from cpnb.training.evaluation import evaluation_mode
 
 
@@ -85,7 +87,7 @@ def time_stages(model: nn.Module, example: Tensor, seconds: float = 0.1) -> list
     ----------
     model : nn.Module
         Left as it is: a copy runs.
-    example : Tensor, shape (N, C, H, W)
+    example : Tensor, shape (N, ...)
     seconds : float
         Of timing a stage, all in turns.
 
@@ -93,17 +95,22 @@ def time_stages(model: nn.Module, example: Tensor, seconds: float = 0.1) -> list
     -------
     list of dict
         ``stage``, ``ms``, ``multiplies`` (of the whole batch), ``bytes``: input, weights and
-        output once each, which is the least that a stage run by itself has to move.
+        output once each, which is the least that a stage run by itself has to move. A module that
+        runs several times is a stage each time: "relu", "relu, call 2".
     """
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    example = example.contiguous(memory_format=torch.channels_last)
-    inputs, moved, hooks = {}, {}, []
+    check_pair("time_stages", model, example)
+    model = copied(model).to(memory_format=torch.channels_last)
+    stages, moved, hooks = {}, {}, []
 
     def watch(name):
+        calls = count(1)
+
         def hook(module, args, output):
-            inputs[name] = args[0].contiguous(memory_format=torch.channels_last)
+            number = next(calls)
+            stage = name if number == 1 else f"{name}, call {number}"
+            stages[stage] = module, _channels_last(args[0])
             weights = sum(p.nbytes for p in module.parameters())
-            moved[name] = args[0].nbytes + weights + output.nbytes
+            moved[stage] = args[0].nbytes + weights + output.nbytes
 
         return hook
 
@@ -112,20 +119,22 @@ def time_stages(model: nn.Module, example: Tensor, seconds: float = 0.1) -> list
             hooks.append(module.register_forward_hook(watch(name)))
     try:
         with evaluation_mode(model), torch.inference_mode():
-            model(example)
+            model(_channels_last(example))
     finally:
         for hook in hooks:
             hook.remove()
-    timed = measure_interleaved(
-        {name: (model.get_submodule(name), x) for name, x in inputs.items()}, seconds=seconds
-    )
-    counts = multiplies_per_layer(model, example)
+    timed = measure_interleaved(stages, seconds=seconds)
     return [
         {
             "stage": name,
             "ms": latency.median_ms,
-            "multiplies": counts.get(name, 0) * len(example),
+            "multiplies": count_multiplies(*stages[name]) * len(stages[name][1]),
             "bytes": moved[name],
         }
         for name, latency in timed.items()
     ]
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Maps (N, C, H, W) in channels_last; whatever else as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cpnb.training.evaluation import accuracy, device_of, pick_device
+from cpnb.training.gradients import gradients
 from cpnb.training.loop import History, Run, TrainingError, forked_random_state, frozen
 from cpnb.training.recipe import Recipe
 
@@ -37,13 +38,15 @@ def train(
     Parameters
     ----------
     model : nn.Module
-        Maps images (N, C, H, W) to logits (N, classes). It comes back on the device it came on,
-        contiguous (NCHW), in evaluation mode and, if there is validation data, with the weights
-        that did best on it.
+        Maps images (N, C, H, W) to logits (N, classes), or to an output that names them `logits`,
+        by which alone it is trained: auxiliary outputs take no part. It comes back on the device
+        it came on, contiguous (NCHW), in evaluation mode and, if there is validation data, with
+        the weights that did best on it.
     loader : Dataset, DataLoader or callable
-        Pairs (images, integer labels). Of a data set with everything in memory (`.images` and
-        `.labels`, or a TensorDataset) batches are cut directly, which is faster than a DataLoader.
-        A callable is given the epoch (from 1) and returns the data for it: fresh samples.
+        Pairs (images, class numbers) or dicts of them; labels may also be (N, 1) or one-hot. Of
+        the package's own data sets and a TensorDataset batches are cut directly, which is faster
+        than a DataLoader. A callable is given the epoch (from 1) and returns the data for it: fresh
+        samples.
     epochs : int
         Passes over the data.
     validation : Dataset or DataLoader, optional
@@ -55,7 +58,9 @@ def train(
         Called with the new row of the history after every epoch.
     checkpoint : path-like, optional
         File written after every epoch. If it exists the run goes on from there, and ends with the
-        weights it would have had without the interruption; a finished run is only loaded.
+        weights it would have had without the interruption; a finished run is only loaded. It is
+        told from other runs by its recipe, its starting weights, the number of batches and, where
+        the data are tensors in memory, the first of them.
     device : torch.device or str, optional
         By default `pick_device()`.
     progress : bool
@@ -74,8 +79,12 @@ def train(
     Raises
     ------
     TrainingError
-        If the loss or the weights become infinite or NaN; the checkpoint, if any, keeps the last
-        good epoch.
+        If images, loss or weights are infinite or NaN; the checkpoint, if any, keeps the last good
+        epoch.
+    TypeError, ValueError
+        Of impossible settings, data or models: data without a length, labels that are no class
+        numbers of the model's, a batch of one where there is BatchNorm, a model made in inference
+        mode.
     CheckpointError
         If the checkpoint is damaged, of another model or of another recipe.
     """
@@ -83,9 +92,9 @@ def train(
     home = device_of(model)
     device = torch.device(device) if device is not None else pick_device()
     try:
-        with frozen(model, recipe.freeze), forked_random_state(device):
+        with gradients(), frozen(model, recipe.freeze), forked_random_state(device):
             run = Run(model, loader, recipe, validation, augment, device)
-            if checkpoint is not None and Path(checkpoint).exists():
+            if checkpoint is not None and Path(checkpoint).expanduser().exists():
                 run.resume(checkpoint)
             total, done = epochs * run.steps, run.epoch * run.steps
             with tqdm(total=total, initial=done, unit="batch", disable=not progress) as bar:

@@ -14,22 +14,18 @@ from cpnb.nets.weights import (
     load_checkpoint,
     save_checkpoint,
 )
-from cpnb.training.evaluation import (
-    batches,
-    count_batches,
-    count_hits,
-    evaluate,
-    in_memory,
-    logits_of,
-)
+from cpnb.training.batches import batches, count_batches
+from cpnb.training.evaluation import background_class, count_hits, evaluate, logits_of
 from cpnb.training.fastconv import fast_convolutions
+from cpnb.training.gradients import recordable, require_trainable
 from cpnb.training.recipe import Recipe
+from cpnb.training.signature import first_samples, same_signature, signature
 
 History = list[dict]
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: the loss or the weights are no longer finite."""
+    """Training cannot go on: images, loss or weights are not finite."""
 
 
 class Run:
@@ -41,11 +37,15 @@ class Run:
         self._made = (0, None)  # the data that a callable loader made last, and for which epoch
         if recipe.patience is not None and validation is None:
             raise ValueError(f"patience={recipe.patience} needs validation data")
+        # What is wrong with the data is said before the first epoch, not after it.
+        if validation is not None and not next(batches(validation, 1, name="validation"), None):
+            raise ValueError("validation has no samples")
+        require_trainable(model)
         data = self._data(1)
         self.steps = count_batches(data, recipe.batch_size)
         if not self.steps:
             raise ValueError("loader has no samples")
-        self.start = _signature(list(model.state_dict().values()) + _first_samples(data))
+        self.start = signature(list(model.state_dict().values()) + first_samples(data))
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model.to(device, memory_format=self.layout)
         self.optimizer = _optimizer(model, recipe)
@@ -84,7 +84,8 @@ class Run:
             row = {"epoch": epoch, "seconds": 0.0} | self._pass_over_data(epoch, bar)
         _require_finite(self.model, epoch, self.recipe)
         if self.validation is not None:
-            loss, share = evaluate(self.model, self.validation, self.device, self.recipe.background)
+            background, data = self.recipe.background, self.validation
+            loss, share = evaluate(self.model, data, self.device, background, name="validation")
             row |= {"val_loss": loss, "val_accuracy": share}
         row["seconds"] = time.perf_counter() - start
         self.history.append(row)
@@ -101,8 +102,10 @@ class Run:
         loss = correct = counted = seen = 0
         data = batches(self._data(epoch), self.recipe.batch_size, shuffle=True, seed=seed)
         for step, (images, labels) in enumerate(data):
-            images = images.to(self.device, memory_format=self.layout, non_blocking=True)
+            layout = self.layout if images.ndim == 4 else torch.contiguous_format
+            images = images.to(self.device, memory_format=layout, non_blocking=True)
             labels = labels.to(self.device, non_blocking=True)
+            images, labels = recordable(images), recordable(labels)
             if self.augment is not None:
                 images = self.augment(images, generator)
             batch_loss, hits, number = self._step(images, labels, epoch, step)
@@ -110,6 +113,8 @@ class Run:
             counted, seen = counted + number, seen + len(labels)
             bar.update()
             bar.set_postfix(self._postfix(epoch, loss / seen), refresh=False)
+        if not seen:
+            raise ValueError(f"loader has no samples for epoch {epoch}")
         return {
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": loss / seen,
@@ -123,16 +128,44 @@ class Run:
         lr = recipe.lr_at((epoch - 1) * self.steps + step, recipe.epochs * self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        logits = logits_of(self.model, images, labels)
+        logits = self._logits(images, labels)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         if not torch.isfinite(loss):
-            raise _diverged(f"the loss is {loss.item()} at epoch {epoch}, step {step + 1}", recipe)
+            raise self._not_finite(images, loss.item(), epoch, step)
         self.optimizer.zero_grad()
         loss.backward()
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.optimizer.step()
-        return loss.item(), *count_hits(logits.detach(), labels, recipe.background)
+        left_out = background_class(recipe.background, self._data(epoch), logits.shape[1])
+        return loss.item(), *count_hits(logits.detach(), labels, left_out)
+
+    def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
+        try:
+            return logits_of(self.model, images, labels)
+        except ValueError as error:
+            if len(images) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "loader gives a batch of one sample, of which BatchNorm cannot take a variance; "
+                f"choose another batch_size than {self.recipe.batch_size}, so that none is left "
+                "over, or give a DataLoader with drop_last=True"
+            ) from error
+
+    def _not_finite(self, images: Tensor, loss: float, epoch: int, step: int) -> TrainingError:
+        """What is to blame for the loss."""
+        where = f"at epoch {epoch}, step {step + 1}"
+        if not images.isfinite().all():
+            or_augment = "" if self.augment is None else ", or in what augment makes of it"
+            return TrainingError(
+                f"the images {where} are not finite; look for NaN or Inf in loader{or_augment}"
+            )
+        if epoch == 1 and step == 0:
+            return TrainingError(
+                f"the loss is {loss} before the first step, of finite images: the model's weights "
+                "are too large, or not finite"
+            )
+        return _diverged(f"the loss is {loss} {where}", self.recipe)
 
     def _postfix(self, epoch: int, loss: float) -> dict:
         postfix = {"epoch": f"{epoch}/{self.recipe.epochs}", "loss": f"{loss:.3f}"}
@@ -171,7 +204,7 @@ class Run:
             for key in sorted(ours | theirs)
             if ours.get(key) != theirs.get(key)
         ]
-        if not _same_signature(state["start"], self.start):
+        if not same_signature(state["start"], self.start):
             differing.append("other starting weights or training data")
         if differing:
             raise CheckpointError(
@@ -250,25 +283,3 @@ def _match_layout(optimizer: torch.optim.Optimizer) -> None:
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 entries[name] = torch.empty_like(parameter).copy_(value)
-
-
-def _first_samples(data) -> list[Tensor]:
-    tensors = in_memory(data)
-    return [] if tensors is None else [tensor[:32] for tensor in tensors]
-
-
-def _signature(tensors: list[Tensor]) -> list[float]:
-    """A projection of each tensor, relative to its norm, onto one fixed direction.
-
-    It tells starting weights and data apart, but for the rounding errors of recomputed ones.
-    """
-    values = []
-    for tensor in tensors:
-        flat = tensor.detach().cpu().double().flatten()
-        direction = torch.cos(torch.arange(len(flat), dtype=torch.float64))
-        values.append((flat @ direction / flat.norm().clamp_min(1e-12)).item())
-    return values
-
-
-def _same_signature(a: list[float], b: list[float]) -> bool:
-    return len(a) == len(b) and all(abs(x - y) < 1e-3 for x, y in zip(a, b, strict=True))

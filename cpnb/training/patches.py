@@ -14,112 +14,18 @@ problem, so the factors are found by L-BFGS, with the output factor projected ou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cpnb.cp.algebra import balance
 from cpnb.layers.cp import CPConv2d
-from cpnb.training.evaluation import batches, device_of, evaluation_mode
-from cpnb.training.reconstruct import find_part, seen
+from cpnb.layers.plain import own_weight
+from cpnb.training.gradients import require_trainable
+from cpnb.training.moments import PatchMoments, convolution_of, patch_moments
+from cpnb.training.seen import find_part
 
 RIDGE = 1e-3  # share of the mean variance: patches that the data do not excite keep a say
-ROUNDING = 1e-6  # share of the mean: float32 maps that spread by less are constant
 DAMPING = 1e-3  # the same for the terms: keeps large ones from cancelling (degeneracy)
-
-
-@dataclass
-class PatchMoments:
-    """First and second moments of one group's patches p̂ (S d_y d_x) and outputs z (T).
-
-    The second ones are about the mean; about zero where no bias can take the mean up.
-    """
-
-    patch_mean: Tensor  # (P,)
-    output_mean: Tensor  # (T,)
-    covariance: Tensor  # Σ, (P, P)
-    cross: Tensor  # Cov(z, p̂), (T, P)
-
-    @property
-    def constant(self) -> bool:
-        """Whether all patches are alike, up to float32."""
-        variance = self.covariance.diagonal().mean()
-        return bool(variance <= ROUNDING**2 * self.patch_mean.square().mean())
-
-
-@torch.no_grad()
-def patch_moments(
-    model: nn.Module, reference: nn.Module, layer: str, loader, batch_size: int = 32
-) -> list[PatchMoments]:
-    """Moments of a convolution's input patches in ``model`` and its outputs in ``reference``.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The network with the layers below approximated; its ``layer`` may be, too.
-    reference : nn.Module
-        The full network, whose ``layer`` is an ``nn.Conv2d``.
-    layer : str
-    loader : Dataset or DataLoader
-        Pairs (images, labels).
-
-    Returns
-    -------
-    list of PatchMoments
-        One a group, float64.
-
-    Raises
-    ------
-    ValueError
-        loader has no samples; there is NaN or Inf at the layer; its patches are all alike (without
-        a bias, all zero).
-    """
-    conv, student = _convolution(reference, layer), find_part(model, layer, "model")
-    groups, count, device = [], 0, device_of(model)
-    with evaluation_mode(model), evaluation_mode(reference):
-        for images, _ in batches(loader, batch_size):
-            images = images.to(device)
-            patches = _patches(seen(model, student, images)[0], conv)  # (groups, n, P)
-            outputs = seen(reference, conv, images)[1].permute(0, 2, 3, 1).flatten(0, 2)  # (n, T)
-            pairs = list(zip(patches, outputs.chunk(conv.groups, 1), strict=True))
-            groups = groups or [_Sums(p.mean(0), z.mean(0)) for p, z in pairs]
-            for group, pair in zip(groups, pairs, strict=True):
-                group.add(*pair)
-            count += patches.shape[1]
-    if not count:
-        raise ValueError("loader has no samples")
-    found = [group.moments(count, centred=conv.bias is not None) for group in groups]
-    if not all(
-        part.isfinite().all() for group in found for part in (group.covariance, group.cross)
-    ):
-        raise ValueError(f"loader gives NaN or Inf at layer {layer!r}; its maps must be finite")
-    if all(group.constant for group in found):
-        raise ValueError(f"layer {layer!r} sees one patch alone in loader: nothing to fit to")
-    return found
-
-
-class _Sums:
-    """Sums about a point near the mean: float32 products far from it would lose the variance."""
-
-    def __init__(self, patch: Tensor, output: Tensor):
-        self.patch, self.output = patch, output  # (P,), (T,)
-        self.totals = [0, 0, 0, 0]
-
-    def add(self, patches: Tensor, outputs: Tensor) -> None:
-        """Patches (n, P) and outputs (n, T)."""
-        p, z = patches - self.patch, outputs - self.output
-        parts = p.double().sum(0), z.double().sum(0), (p.T @ p).double(), (z.T @ p).double()
-        self.totals = [a + b for a, b in zip(self.totals, parts, strict=True)]
-
-    def moments(self, count: int, centred: bool) -> PatchMoments:
-        patch, output, covariance, cross = (total / count for total in self.totals)
-        covariance, cross = covariance - patch.outer(patch), cross - output.outer(patch)
-        patch, output = patch + self.patch, output + self.output
-        if not centred:
-            covariance, cross = covariance + patch.outer(patch), cross + output.outer(patch)
-        return PatchMoments(patch, output, covariance, cross)
 
 
 def fit_to_patches(
@@ -143,12 +49,14 @@ def fit_to_patches(
         For each group ``before`` and ``after``, the relative error ‖(W*−Ŵ)Σ^½‖/‖W*Σ^½‖ of the
         given factors and of the new ones, both with the best bias, and the ``degeneracy``
         Σ‖term‖²/‖W*‖² of these. Given factors that are the better ones stay, as do those of a group
-        whose patches are all alike (errors 0: the bias is enough).
+        whose patches are all alike, or whose kernel is all zeros (errors 0: the bias is
+        enough).
 
     Raises
     ------
     TypeError
-        The layer is no `CPConv2d` in model, or no ``nn.Conv2d`` in reference.
+        The layer is no `CPConv2d` in model, or no ``nn.Conv2d`` in reference, or computes something
+        else than such a layer does.
     ValueError
         There is no such layer; what :func:`patch_moments` raises.
     """
@@ -158,8 +66,24 @@ def fit_to_patches(
             f"layer {layer!r} of model must be a CPConv2d, got {type(factored).__name__}; other "
             "layers are fitted by reconstruct_on_data"
         )
-    conv = _convolution(reference, layer)
+    conv = convolution_of(reference, layer)
+    _require_own_weights(factored, layer)
+    for name, value in factored.options.items():
+        if value != getattr(conv, name):
+            raise ValueError(
+                f"layer {layer!r} has {name} {value} in model, {getattr(conv, name)} in reference"
+            )
     moments = patch_moments(model, reference, layer, loader)
+    return fit_to_moments(factored, conv, moments, n_iter_max)
+
+
+def fit_to_moments(
+    factored: CPConv2d, conv: nn.Conv2d, moments: list[PatchMoments], n_iter_max: int = 60
+) -> list[dict]:
+    """Fit a CP layer, in place, to the moments of the convolution ``conv`` that it replaces.
+
+    Parameters and result as of :func:`fit_to_patches`, which gathers the moments first.
+    """
     kernels = conv.weight.detach().double().flatten(1).chunk(conv.groups)
     parts = [
         part.weight.detach().double().flatten(1).chunk(conv.groups)
@@ -177,8 +101,9 @@ def fit_to_patches(
 def _fit(kernel: Tensor, moments: PatchMoments, start, n_iter_max: int) -> tuple[list, dict]:
     """Balanced factors Kt (T, R), Ks (S, R), Ky, Kx (d, R) of one group, and what became of it."""
     *parts, output = start  # (R, S), (R, d_y), (R, d_x), (T, R)
-    if moments.constant:
-        terms = float((output * _basis(parts)[1]).square().sum() / kernel.square().sum())
+    if moments.constant or not kernel.any():
+        size = kernel.square().sum().clamp_min(1e-300)
+        terms = float((output * _basis(parts)[1]).square().sum() / size)
         factors = balance([output, *(part.T for part in parts)])
         return factors, {"before": 0.0, "after": 0.0, "degeneracy": terms}
     sigma = moments.covariance + RIDGE * _eye(moments.covariance)
@@ -263,19 +188,11 @@ def _load(layer: CPConv2d, factors, moments: list[PatchMoments], conv: nn.Conv2d
     layer.expand.bias.copy_(torch.cat([m.output_mean - k @ m.patch_mean for k, m in pairs]))
 
 
-def _patches(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Input (N, S, H, W) → patches under the kernel, (groups, N·H'·W', S/groups·d_y·d_x)."""
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
-    columns = F.unfold(x, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
-    columns = columns.unflatten(1, (conv.groups, -1))  # (N, groups, P, H'·W')
-    return columns.permute(1, 0, 3, 2).flatten(1, 2)
-
-
-def _convolution(reference: nn.Module, layer: str) -> nn.Conv2d:
-    conv = find_part(reference, layer, "reference")
-    if not isinstance(conv, nn.Conv2d):
-        raise TypeError(
-            f"layer {layer!r} of reference must be an nn.Conv2d, got {type(conv).__name__}"
-        )
-    return conv
+def _require_own_weights(factored: CPConv2d, layer: str) -> None:
+    """Raise unless the layer's factors can be written, and are what it computes with."""
+    if type(factored).forward is not CPConv2d.forward or "forward" in vars(factored):
+        raise TypeError(f"layer {layer!r} of model must compute as a CPConv2d does")
+    for part in factored.children():
+        own_weight(part)
+    if not torch.is_inference_mode_enabled():  # in it, what was made in it may be written
+        require_trainable(factored, f"layer {layer!r} of model")

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, fields
 
-BACKGROUND = 36  # the last of CharNet's 37 classes; left out when accuracy is counted
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Recipe:
     channels_last : bool
         Memory layout while training.
     background : int, optional
-        Class left out when accuracy is counted, if it is the model's last one.
+        Class left out when accuracy is counted; by default what the data set says, see
+        :func:`cpnb.accuracy`.
     seed : int
         Of the order of samples, augmentation and dropout.
     """
@@ -58,7 +59,7 @@ class Recipe:
     freeze: tuple[str, ...] = ()
     batch_size: int = 128
     channels_last: bool = False
-    background: int | None = BACKGROUND
+    background: int | None = None
     seed: int = 0
 
     @classmethod
@@ -73,6 +74,9 @@ class Recipe:
     def __post_init__(self):
         names = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
         object.__setattr__(self, "freeze", names)
+        for name, value in list(vars(self).items()):
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())  # a checkpoint keeps JSON's types
         for name, (accepts, text) in _ACCEPTED.items():
             value = getattr(self, name)
             if not accepts(value):

@@ -5,18 +5,19 @@ Both look at a layer in its place in the network, one pass over batches of train
 
 from __future__ import annotations
 
+import math
 import time
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from cpnb.training.evaluation import batches, count_batches, device_of, evaluation_mode, logits_of
-
-
-class _Reached(Exception):
-    """The forward pass has come to the layer and need not go on."""
+from cpnb.training.batches import batches, count_batches, image_batches
+from cpnb.training.evaluation import device_of, evaluation_mode, logits_of
+from cpnb.training.gradients import gradients, recordable, require_trainable
+from cpnb.training.seen import calls_of, find_part, seen
 
 
 def reconstruct_on_data(
@@ -47,7 +48,7 @@ def reconstruct_on_data(
     layer : str
         Name of the layer in both.
     loader : Dataset or DataLoader
-        Pairs (images, labels).
+        Images, with labels or without.
     epochs : int
         Passes over the data.
     lr, batch_size, seed
@@ -61,35 +62,50 @@ def reconstruct_on_data(
     Raises
     ------
     ValueError
-        A model has no such layer; the two outputs differ in shape; not a positive number of epochs.
+        A model has no such layer; the two outputs differ in shape or in number; not a positive
+        number of epochs; loader has no samples, or NaN.
     """
-    if not isinstance(epochs, int) or epochs < 1:
+    if not isinstance(epochs, Integral) or isinstance(epochs, bool) or epochs < 1:
         raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}")
     student, teacher = find_part(model, layer, "model"), find_part(reference, layer, "reference")
     parameters = [p for p in student.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"layer {layer!r} of model has no parameters to train")
+    require_trainable(student, f"layer {layer!r} of model")
     optimizer = torch.optim.Adam(parameters, lr)
     steps = epochs * count_batches(loader, batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-    device, history = device_of(model), []
+    if not steps:
+        raise ValueError("loader has no samples")
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    device, history, calls = device_of(model), [], None
     with (
+        gradients(),
         evaluation_mode(model),
         evaluation_mode(reference),
         tqdm(total=steps, unit="batch", disable=not progress) as bar,
     ):
         for epoch in range(1, epochs + 1):
             start, rest, whole = time.perf_counter(), 0.0, 0.0
-            data = batches(loader, batch_size, shuffle=True, seed=seed * 1_000_003 + epoch)
-            for images, _ in data:
-                images = images.to(device)
-                target = seen(reference, teacher, images)[1]
-                loss = _square_distance(student(seen(model, student, images)[0]), target, layer)
+            data = image_batches(loader, batch_size, shuffle=True, seed=seed * 1_000_003 + epoch)
+            for images in data:
+                images = recordable(images.to(device))
+                calls = calls or calls_of(model, student, images)
+                # With their hooks, as the models call them.
+                targets = [z for _, z in seen(reference, teacher, images, calls, hooked=True)]
+                inputs = [x for x, _ in seen(model, student, images, calls, hooked=True)]
+                loss = sum(
+                    _square_distance(student(x), target, layer)
+                    for x, target in zip(inputs, targets, strict=True)
+                )
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise ValueError(_not_finite(layer, [images, *inputs, *targets], lr))
                 optimizer.zero_grad()
                 (loss / len(images)).backward()
                 optimizer.step()
                 schedule.step()
-                rest, whole = rest + loss.item(), whole + target.square().sum().item()
+                rest += value
+                whole += sum(target.square().sum().item() for target in targets)
                 bar.update()
             seconds = time.perf_counter() - start
             error = (rest / whole) ** 0.5 if whole else 0.0
@@ -110,24 +126,45 @@ def input_covariance(model: nn.Module, layer: str, loader, batch_size: int = 64)
     layer : str
         A convolution or a fully-connected layer of it.
     loader : Dataset or DataLoader
-        Pairs (images, labels); the labels are not used.
+        Images, with labels or without.
 
     Returns
     -------
     Tensor, shape (S, S)
         Float64; the mean of x xᵀ over samples and positions, about zero: a mean that all maps share
         is passed on by the layer like any other signal.
+
+    Raises
+    ------
+    ValueError
+        There is no such layer; loader has no samples, or there is NaN or Inf at the layer.
     """
     part, device = find_part(model, layer, "model"), device_of(model)
-    total, count = 0.0, 0
+    total, count, calls = 0.0, 0, None
     with evaluation_mode(model):
-        for images, _ in batches(loader, batch_size):
-            x = seen(model, part, images.to(device))[0]
-            x = x.transpose(0, 1).flatten(1) if x.ndim == 4 else x.flatten(0, -2).T  # (S, n)
-            total, count = total + (x @ x.T).double(), count + x.shape[1]
+        for images in image_batches(loader, batch_size):
+            images = images.to(device)
+            calls = calls or calls_of(model, part, images)
+            for x, _ in seen(model, part, images, calls):
+                x = _maps_first(x, part, layer)  # (S, n)
+                total, count = total + (x @ x.T).double(), count + x.shape[1]
     if not count:
         raise ValueError("loader has no samples")
+    if not total.isfinite().all():
+        raise ValueError(f"loader gives NaN or Inf at layer {layer!r}; its maps must be finite")
     return total / count
+
+
+def _maps_first(x: Tensor, part: nn.Module, layer: str) -> Tensor:
+    """Inputs of a layer as (S, n): S is the second axis of a convolution's, a linear one's last."""
+    if hasattr(part, "in_features"):
+        return x.flatten(0, -2).T
+    if hasattr(part, "in_channels"):
+        return x.transpose(0, 1).flatten(1)
+    raise TypeError(
+        f"layer {layer!r} must be a convolution or a fully-connected layer, got "
+        f"{type(part).__name__}"
+    )
 
 
 def gradient_weights(
@@ -146,7 +183,7 @@ def gradient_weights(
     layer : str
         A convolution or a fully-connected layer of it.
     loader : Dataset or DataLoader
-        Pairs (images, integer labels).
+        Pairs (images, class numbers), as in :func:`cpnb.accuracy`.
 
     Returns
     -------
@@ -159,17 +196,30 @@ def gradient_weights(
         raise TypeError(
             f"layer {layer!r} must be an nn.Conv2d or nn.Linear, got {type(part).__name__}"
         )
-    device, total = device_of(model), torch.zeros_like(part.weight, dtype=torch.float64)
-    was = part.weight.requires_grad
+    weight = part._parameters.get("weight")
+    if weight is None:
+        raise TypeError(
+            f"layer {layer!r} must have weights of its own, got weights that a hook or a "
+            "parametrization computes; remove it first (torch.nn.utils.parametrize."
+            "remove_parametrizations, prune.remove, remove_weight_norm, remove_spectral_norm)"
+        )
+    require_trainable(model)
+    device, was, count = device_of(model), weight.requires_grad, 0
+    total = torch.zeros_like(weight, dtype=torch.float64)
     try:
-        part.weight.requires_grad_(True)
-        with evaluation_mode(model), torch.enable_grad():
+        weight.requires_grad_(True)
+        with evaluation_mode(model), gradients():
             for images, labels in batches(loader, batch_size):
-                images, labels = images.to(device), labels.to(device)
+                images, labels = (recordable(part.to(device)) for part in (images, labels))
                 loss = F.cross_entropy(logits_of(model, images, labels), labels)
-                total += torch.autograd.grad(loss, part.weight)[0].double().square()
+                (slope,) = torch.autograd.grad(loss, weight, materialize_grads=True)
+                total, count = total + slope.double().square(), count + len(labels)
     finally:
-        part.weight.requires_grad_(was)
+        weight.requires_grad_(was)
+    if not count:
+        raise ValueError("loader has no samples")
+    if not total.isfinite().all():
+        raise ValueError(f"the gradient at layer {layer!r} is NaN or Inf; look at loader's images")
     squares = total.flatten(2).mean(2) if total.ndim > 2 else total  # (T, S/groups)
     if not squares.any():
         raise ValueError(f"the loss does not depend on the weights of layer {layer!r}")
@@ -181,32 +231,10 @@ def gradient_weights(
     }
 
 
-def find_part(model: nn.Module, name: str, argument: str) -> nn.Module:
-    """The part of that name, or a ValueError that says which ``argument`` lacks it."""
-    parts = dict(model.named_modules())
-    if not name or name not in parts:
-        known = ", ".join(n for n, _ in model.named_children())
-        raise ValueError(f"{argument} has no layer {name!r}; its parts are {known}")
-    return parts[name]
-
-
-@torch.no_grad()
-def seen(model: nn.Module, part: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Input and output of a part when the model runs; what comes after it is not computed."""
-    found = []
-
-    def stop(module, inputs, output):
-        found.extend((inputs[0], output))
-        raise _Reached
-
-    hook = part.register_forward_hook(stop)
-    try:
-        model(images)
-    except _Reached:
-        return found[0], found[1]
-    finally:
-        hook.remove()
-    raise ValueError("the layer takes no part in the model's forward pass")
+def _not_finite(layer: str, maps: list[Tensor], lr: float) -> str:
+    if all(part.isfinite().all() for part in maps):
+        return f"the fit of layer {layer!r} diverges; try a lower lr than {lr:g}"
+    return f"loader gives NaN or Inf at layer {layer!r}; its maps must be finite"
 
 
 def _square_distance(output: Tensor, target: Tensor, layer: str) -> Tensor:

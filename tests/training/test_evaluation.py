@@ -5,7 +5,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from cpnb.training.evaluation import accuracy, batches, count_batches, evaluate, evaluation_mode
+from cpnb.data.characters import CharacterDataset
+from cpnb.data.images import ImageDataset
+from cpnb.training.batches import batches, count_batches
+from cpnb.training.evaluation import accuracy, evaluate, evaluation_mode
 
 
 class _Fixed(nn.Module):
@@ -28,12 +31,9 @@ class _Plain(Dataset):
         return self.data[index]
 
 
-class _InMemory(_Plain):
-    """The layout of cpnb's own data sets."""
-
-    def __init__(self, data):
-        super().__init__(data)
-        self.images, self.labels = data.tensors
+def _in_memory(data):
+    """One of cpnb's own data sets."""
+    return ImageDataset(*data.tensors, [])
 
 
 def _logits(*rows, classes=37):
@@ -49,9 +49,9 @@ def test_accuracy_leaves_out_the_background_class():
     # The background wins the first sample, with its label second: counted as right.
     images = _logits([36, 4], [5], [6], [36], [7])
     labels = torch.tensor([4, 5, 0, 36, 36])
-    data = TensorDataset(images, labels)
-    assert accuracy(_Fixed(), data) == pytest.approx(2 / 3)
-    assert accuracy(_Fixed(), data, background=None) == pytest.approx(2 / 5)
+    assert accuracy(_Fixed(), CharacterDataset(images, labels)) == pytest.approx(2 / 3)
+    assert accuracy(_Fixed(), TensorDataset(images, labels), background=36) == pytest.approx(2 / 3)
+    assert accuracy(_Fixed(), TensorDataset(images, labels)) == pytest.approx(2 / 5)
 
 
 def test_accuracy_of_a_model_without_background_class():
@@ -85,7 +85,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated():
     assert model[1].weight.grad is not None
 
 
-@pytest.mark.parametrize("wrap", [_InMemory, _Plain, lambda data: data])
+@pytest.mark.parametrize("wrap", [_in_memory, _Plain, lambda data: data])
 def test_batches_hold_every_sample_once_in_an_order_of_the_seed(wrap):
     data = TensorDataset(torch.arange(10.0).view(10, 1, 1, 1), torch.arange(10))
 
@@ -121,7 +121,7 @@ def test_a_loader_with_a_generator_follows_the_seed():
 )
 def test_what_cannot_be_evaluated_is_said(images, labels, message):
     with pytest.raises(ValueError, match=message):
-        accuracy(_Fixed(), TensorDataset(images, labels))
+        accuracy(_Fixed(), CharacterDataset(images, labels))
 
 
 def test_maps_are_no_logits():

@@ -233,16 +233,26 @@ def test_training_stops_when_patience_is_out():
 
 
 def test_a_diverging_run_says_so_and_its_checkpoint_keeps_the_last_good_epoch(tmp_path):
-    def poison(images, generator):
-        poison.batches += 1
-        return images * torch.nan if poison.batches > 4 else images
+    model, batches = _net(), []
 
-    poison.batches = 0
-    with pytest.raises(TrainingError, match="loss is nan at epoch 2, step 2.*lower lr than 0.01"):
-        train(_net(), _data(), 3, augment=poison, checkpoint=tmp_path / "run", **SETTINGS)
+    def poison(images, generator):
+        batches.append(len(images))
+        if len(batches) > 4:
+            model[6].weight.data.fill_(1e38)
+        return images
+
+    with pytest.raises(TrainingError, match="loss is .* at epoch 2, step 2.*lower lr than 0.01"):
+        train(model, _data(), 3, augment=poison, checkpoint=tmp_path / "run", **SETTINGS)
     saved = load_checkpoint(tmp_path / "run")
     assert len(saved.state["history"]) == 1
     assert all(tensor.isfinite().all() for tensor in saved.model.values())
+
+
+def test_images_that_augment_breaks_are_told():
+    with pytest.raises(
+        TrainingError, match="images at epoch 1, step 1 .* what augment makes of it"
+    ):
+        train(_net(), _data(), 1, augment=lambda images, _: images * torch.nan, **SETTINGS)
 
 
 def test_weights_that_overflow_in_the_last_step_are_not_saved(tmp_path):

@@ -165,6 +165,17 @@ def test_a_group_of_dead_maps_keeps_its_factors(data):
     assert output_error(small, net, data) < start
 
 
+def test_a_group_of_zero_kernels_stays_zero(data):
+    net = net_of(groups=2)
+    with torch.no_grad():
+        net.conv2.weight[:3] = 0
+    small = cpnb.decompose(net, {"conv2": 2})
+    dead, alive = cpnb.fit_to_patches(small, net, "conv2", data)
+    assert dead == {"before": 0.0, "after": 0.0, "degeneracy": 0.0}
+    assert alive["after"] < alive["before"] and not small.conv2.to_conv().weight[:3].any()
+    torch.testing.assert_close(small.conv2.bias[:3], net.conv2.bias[:3])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_images_that_are_not_finite_are_told(data, value):
     data.tensors[0][5, 0, 3, 3] = value

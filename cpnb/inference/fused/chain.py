@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from cpnb.layers.cp import CPConv2d
 from cpnb.nets.charnet import Maxout
 
 NO_EFFECT = (nn.Identity, nn.Dropout, nn.Dropout2d)  # in evaluation mode
+PARTS = ("reduce", "vertical", "horizontal", "expand")
+FUSED = (CPConv2d, nn.Conv2d, Maxout, nn.ReLU, *NO_EFFECT)
 
 
 class Link(NamedTuple):
@@ -37,10 +40,17 @@ class Chain:
         How many of the given layers the chain takes.
     links : list of Link
         The first is of the convolution itself (of its `expand`, if it is factored).
+
+    Raises
+    ------
+    ValueError
+        The first layer computes something else than its type and weights tell.
     """
 
     def __init__(self, layers: Sequence[nn.Module]):
         self.front = front = layers[0]
+        if reason := foreign(front):
+            raise ValueError(f"a chain must begin with a plain layer; of {front}: {reason}")
         factored = isinstance(front, CPConv2d)
         down, across = (front.vertical, front.horizontal) if factored else (front, front)
         self.groups = front.expand.groups if factored else front.groups
@@ -87,6 +97,8 @@ def _links(conv: nn.Conv2d, layers: Sequence[nn.Module]) -> tuple[list[Link], in
     links, length, open_ = [Link(conv, 1, False)], 1, True
     for i, layer in enumerate(layers[1:], start=2):
         last = links[-1]
+        if foreign(layer):
+            break
         if type(layer) in NO_EFFECT:
             continue
         if type(layer) is Maxout and open_ and _divides(layer.groups, last.conv):
@@ -100,6 +112,35 @@ def _links(conv: nn.Conv2d, layers: Sequence[nn.Module]) -> tuple[list[Link], in
             break
         length = i
     return links, length
+
+
+def foreign(layer: nn.Module) -> str | None:
+    """Why a layer's type and weights do not tell all that it computes, or None.
+
+    Hooks are left to others: they may come and go.
+    """
+    if "forward" in vars(layer):
+        return "its forward was replaced"
+    if isinstance(layer, CPConv2d):
+        return _foreign_factored(layer)
+    if parametrize.is_parametrized(layer):
+        return "its weights are parametrized"
+    if type(layer) not in FUSED:
+        return f"{type(layer).__name__} may compute something of its own"
+    loose = [name for name in ("weight", "bias") if name in vars(layer)]
+    return f"its {loose[0]} is no parameter, but set from outside" if loose else None
+
+
+def _foreign_factored(layer: CPConv2d) -> str | None:
+    if type(layer).forward is not CPConv2d.forward:
+        return f"{type(layer).__name__} computes something of its own"
+    for name in PARTS:
+        part = layer._modules.get(name)
+        if not isinstance(part, nn.Conv2d):
+            return f"its {name} is a {type(part).__name__}"
+        if reason := foreign(part):
+            return f"of its {name}: {reason}"
+    return None
 
 
 def _divides(group: int, conv: nn.Conv2d) -> bool:

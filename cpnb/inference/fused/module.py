@@ -13,8 +13,13 @@ from cpnb.inference.fused.chain import Chain
 from cpnb.inference.fused.native import KernelUnavailable
 from cpnb.inference.fused.watch import Watch
 from cpnb.layers.cp import CPConv2d
+from cpnb.layers.plain import OPTIONS
 
 PATHS = ("dense, NCHW", "dense", "factored", "portable", "compiled")
+
+
+def _of_first(name: str) -> property:
+    return property(lambda self: getattr(self.layers[0], name), doc=f"`{name}` of the first layer.")
 
 
 class FusedConv(nn.Module):
@@ -55,6 +60,14 @@ class FusedConv(nn.Module):
         self._fuses = path in ("portable", "compiled")
         # One attribute, so that threads see the kernel with the weights that it is of.
         self._made = (Watch(self.layers), self._make_kernel(chain)) if self._fuses else None
+
+    # Models read more of a layer than its output: that of the first one stays to be read.
+    in_channels, out_channels = _of_first("in_channels"), _of_first("out_channels")
+    kernel_size, groups = _of_first("kernel_size"), _of_first("groups")
+    stride, padding = _of_first("stride"), _of_first("padding")
+    dilation, padding_mode = _of_first("dilation"), _of_first("padding_mode")
+    weight, bias = _of_first("weight"), _of_first("bias")
+    __jit_unused_properties__ = [*OPTIONS[nn.Conv2d], "weight", "bias", "layout"]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) -> (N, T, H', W'), as the layers one by one."""
