@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import time
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def cp_nls(
         Inf; an unknown ``init``; a ``max_degeneracy`` that is not positive; ``n_starts`` < 1; a
         ``weight`` of the wrong shape, not finite, or not positive semi-definite.
     """
-    if not isinstance(n_starts, int) or isinstance(n_starts, bool) or n_starts < 1:
+    if not isinstance(n_starts, Integral) or isinstance(n_starts, bool) or n_starts < 1:
         raise ValueError(f"n_starts must be an integer >= 1, got {n_starts!r}")
     if n_starts > 1 and not isinstance(init, str):
         raise ValueError(f"n_starts must be 1 with a given init, got {n_starts}")

@@ -39,7 +39,7 @@ def balanced_lines(
     labels : Tensor, shape (n,), int64
     directions : Tensor, shape (count, c)
     """
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch.Generator().manual_seed(int(random_state))
     runs = [_one_run(items.cpu(), count, generator) for _ in range(n_starts if count > 1 else 1)]
     _, labels, directions = max(runs, key=lambda run: run[0])
     return labels.to(items.device), directions.to(items.device)

@@ -18,15 +18,18 @@ from cpnb.cp.als import cp_als, cp_greedy
 from cpnb.cp.nls import cp_nls, cp_nls_batch
 from cpnb.cp.norms import covariances
 from cpnb.layers.factored import axis_options, place
+from cpnb.layers.plain import plain, weight_of
+from cpnb.layers.stand_in import ConvStandIn
 
 SOLVERS = {"nls": cp_nls, "als": cp_als, "greedy": cp_greedy}
 
 
-class CPConv2d(nn.Module):
+class CPConv2d(ConvStandIn):
     """Four plain ``nn.Conv2d`` in a row: ``reduce``, ``vertical``, ``horizontal``, ``expand``.
 
     Made by :meth:`from_conv`. Being plain modules, they are saved, compiled and exported like any
-    others. A grouped convolution is decomposed group by group, each with its own ``rank`` terms.
+    others. A grouped convolution is decomposed group by group, each with its own ``rank`` terms; a
+    group that is all zeros stays so.
 
     Attributes
     ----------
@@ -76,11 +79,12 @@ class CPConv2d(nn.Module):
         Raises
         ------
         TypeError
-            ``conv`` is not an ``nn.Conv2d`` (transposed and lazy ones are not); rank no integer.
+            ``conv`` is not an ``nn.Conv2d`` (transposed and lazy ones are not) or computes
+            something else than it, see :func:`cpnb.layers.plain.plain`; rank no integer.
         ValueError
             Unknown ``method``; rank < 1; an all-zero or non-finite kernel.
         """
-        check_conv(conv)
+        conv = plain(conv)
         if method not in SOLVERS:
             raise ValueError(f"method must be one of {', '.join(SOLVERS)}, got {method!r}")
         kernels = conv.weight.detach().chunk(conv.groups)
@@ -114,38 +118,35 @@ class CPConv2d(nn.Module):
         terms = sum(math.prod(u.double().square().sum(0) for u in f.factors).sum() for f in fits)
         self.rel_error, self.degeneracy = float((rest / whole).sqrt()), float(terms / whole)
 
-    @torch.no_grad()
-    def to_conv(self) -> nn.Conv2d:
-        """The dense ``nn.Conv2d``: rebuilt kernel (T, S/groups, d_y, d_x), the same options."""
-        groups, v, h = self.expand.groups, self.vertical, self.horizontal
+    @property
+    def options(self) -> dict:
+        """The options of the convolution that it stands for."""
+        v, h = self.vertical, self.horizontal
         same = isinstance(v.padding, str)
-        conv = nn.Conv2d(
-            self.reduce.in_channels,
-            self.expand.out_channels,
-            (v.kernel_size[0], h.kernel_size[1]),
-            stride=(v.stride[0], h.stride[1]),
-            padding=v.padding if same else (v.padding[0], h.padding[1]),
-            dilation=(v.dilation[0], h.dilation[1]),
-            groups=groups,
-            bias=self.expand.bias is not None,
-            padding_mode=v.padding_mode,
-            device=self.expand.weight.device,
-            dtype=self.expand.weight.dtype,
+        return {
+            "in_channels": self.reduce.in_channels,
+            "out_channels": self.expand.out_channels,
+            "kernel_size": (v.kernel_size[0], h.kernel_size[1]),
+            "groups": self.expand.groups,
+            "stride": (v.stride[0], h.stride[1]),
+            "padding": v.padding if same else (v.padding[0], h.padding[1]),
+            "dilation": (v.dilation[0], h.dilation[1]),
+            "padding_mode": v.padding_mode,
+        }
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.expand.bias
+
+    def kernel(self) -> Tensor:
+        """The rebuilt kernel, (T, S/groups, d_y, d_x)."""
+        parts = (
+            weight_of(part).flatten(1).chunk(self.expand.groups)
+            for part in (self.expand, self.reduce, self.vertical, self.horizontal)
         )
-        kernels = [
-            torch.einsum("tr,rs,ri,rj->tsij", kt, ks, ky, kx)
-            for kt, ks, ky, kx in zip(
-                self.expand.weight.flatten(1).chunk(groups),
-                self.reduce.weight.flatten(1).chunk(groups),
-                v.weight.flatten(1).chunk(groups),
-                h.weight.flatten(1).chunk(groups),
-                strict=True,
-            )
-        ]
-        conv.weight.copy_(torch.cat(kernels))
-        if conv.bias is not None:
-            conv.bias.copy_(self.expand.bias)
-        return conv.train(self.training)
+        return torch.cat(
+            [torch.einsum("tr,rs,ri,rj->tsij", *part) for part in zip(*parts, strict=True)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) → (N, T, H', W'), as the convolution it replaces."""
@@ -155,30 +156,38 @@ class CPConv2d(nn.Module):
         return f"rank={self.rank}, rel_error={self.rel_error:.3g}, degeneracy={self.degeneracy:.3g}"
 
 
-def check_conv(conv, name: str = "conv") -> None:
-    """Raise unless ``conv`` is a plain 2-D convolution; ``name`` is what the message calls it."""
-    if isinstance(conv, CPConv2d):
-        raise TypeError(f"{name} is already a CPConv2d; use its to_conv() to decompose it anew")
-    lazy = isinstance(conv, nn.modules.lazy.LazyModuleMixin)
-    if not isinstance(conv, nn.Conv2d) or lazy:
-        raise TypeError(f"{name} must be an nn.Conv2d, got {type(conv).__name__}")
-
-
 def _pad_rank(factor: Tensor, rank: int) -> Tensor:
     """Zero columns up to ``rank``: the greedy method may need fewer terms for one of the groups."""
     return nn.functional.pad(factor, (0, rank - factor.shape[1]))
 
 
 def _solve(kernels, rank, method, inputs, weight=None, **options) -> list[CPResult]:
-    """A fit for each group's kernel (T/groups, S/groups, d, d); by NLS all of them as one batch."""
+    """A fit for each group's kernel (T/groups, S/groups, d, d)."""
+    metrics = [{}] * len(kernels)
     if weight is not None:
         if method != "nls":
             raise ValueError(f"weight goes with method 'nls', got {method!r}")
-        weights = [weight]
-        if isinstance(weight, Tensor):
-            weights = covariances(weight, inputs, len(kernels))
-        options["weight"] = weights[0] if len(kernels) == 1 else weights
+        by_mode = isinstance(weight, (list, tuple))
+        own = [weight] * len(kernels) if by_mode else covariances(weight, inputs, len(kernels))
+        metrics = [{"weight": metric} for metric in own]
+    # A dead group, one of zeros, has nothing to be found; solvers refuse a layer of nothing else.
+    live = [i for i, kernel in enumerate(kernels) if kernel.any()] or [0]
+    pairs = [kernels[i] for i in live], [metrics[i] for i in live]
+    found = _solve_live(*pairs, rank, method, options)
+    fits = dict(zip(live, found, strict=True))
+    return [fits[i] if i in fits else _nothing(kernel) for i, kernel in enumerate(kernels)]
+
+
+def _solve_live(kernels, metrics, rank, method, options) -> list[CPResult]:
+    """By NLS all of the kernels as one batch, where that is possible; else one by one."""
     single = {"callback", "n_starts"} & set(options) or not isinstance(options.get("init", ""), str)
     if method == "nls" and len(kernels) > 1 and not single:
-        return cp_nls_batch(kernels, rank, **options)
-    return [SOLVERS[method](kernel, rank, **options) for kernel in kernels]
+        weights = {"weight": [metric["weight"] for metric in metrics]} if metrics[0] else {}
+        return cp_nls_batch(kernels, rank, **options, **weights)
+    pairs = zip(kernels, metrics, strict=True)
+    return [SOLVERS[method](kernel, rank, **options, **metric) for kernel, metric in pairs]
+
+
+def _nothing(kernel: Tensor) -> CPResult:
+    """The decomposition of a kernel of zeros."""
+    return CPResult(kernel.new_ones(1), [kernel.new_zeros(n, 1) for n in kernel.shape], 0.0, 0.0)

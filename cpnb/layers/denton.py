@@ -7,18 +7,43 @@ layers above it (biclustering).
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
 from cpnb.cp.als import cp_greedy
 from cpnb.layers.clusters import balanced_lines, sorted_by_cluster
-from cpnb.layers.factored import FactoredConv2d, check_count, place, spatial_options, truncated_svd
+from cpnb.layers.factored import (
+    FactoredConv2d,
+    as_pair,
+    check_count,
+    place,
+    spatial_options,
+    truncated_svd,
+)
+from cpnb.layers.plain import weight_of
 
 COLOURS = 3
 BLOCKS = ("greedy", "svd")
+MAPS = -3  # the axis of maps, with and without a batch axis before it
 
 
-class MonochromaticConv2d(FactoredConv2d):
+class Clustered(FactoredConv2d):
+    """A layer whose last part makes the output maps cluster by cluster.
+
+    Its buffers ``order`` and ``back`` say which of the T output maps each one is, and the reverse.
+    """
+
+    def output_order(self) -> Tensor:
+        return self.order
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if self.last.bias is None else self.last.bias[self.back]
+
+
+class MonochromaticConv2d(Clustered):
     """A colour layer whose filters each see one of C′ grey images.
 
     W(t, c, i, j) ≈ u_{g(t)}(c) M(t, i, j), g being a balanced clustering of the T filters. For
@@ -50,12 +75,13 @@ class MonochromaticConv2d(FactoredConv2d):
                 "method 'monochromatic' is for a first layer that sees 3 colours, got a "
                 f"convolution of {conv.in_channels} input maps in {conv.groups} group(s)"
             )
-        check_count(rank, conv.out_channels, "rank", "C′ colours")
+        rank = check_count(rank, conv.out_channels, "rank", "C′ colours")
         if conv.out_channels % rank:
             raise ValueError(
                 f"rank={rank} colours must divide the {conv.out_channels} output maps: "
                 "clusters are of one size"
             )
+        return rank
 
     @staticmethod
     def fit(kernel: Tensor, rank: int, n_starts: int = 4, random_state: int = 0):
@@ -63,19 +89,18 @@ class MonochromaticConv2d(FactoredConv2d):
         labels, colours = balanced_lines(kernel.flatten(2), rank, n_starts, random_state)
         return labels, colours, torch.einsum("tc,tcij->tij", colours[labels], kernel)
 
-    def output_order(self) -> Tensor:
-        return self.order
-
     def kernel(self) -> Tensor:
-        colours = self.first.weight[:, :, 0, 0].repeat_interleave(len(self.order) // self.rank, 0)
-        return torch.einsum("tc,tij->tcij", colours, self.last.weight[:, 0])[self.back]
+        colours = weight_of(self.first)[:, :, 0, 0].repeat_interleave(
+            len(self.order) // self.rank, 0
+        )
+        return torch.einsum("tc,tij->tcij", colours, weight_of(self.last)[:, 0])[self.back]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) → (N, T, H', W')."""
-        return self.last(self.first(x)).index_select(1, self.back)
+        return self.last(self.first(x)).index_select(MAPS, self.back)
 
 
-class BiclusteredConv2d(FactoredConv2d):
+class BiclusteredConv2d(Clustered):
     """Input maps in G clusters, output maps in H, and each of the G H blocks of low rank.
 
     A block (T/H, S/G, d, d) becomes K greedy rank-one terms input ∘ space ∘ output
@@ -129,9 +154,7 @@ class BiclusteredConv2d(FactoredConv2d):
     def check(cls, conv, rank, clusters=(2, 2), blocks="greedy", **options):
         if blocks not in BLOCKS:
             raise ValueError(f"blocks must be one of {', '.join(BLOCKS)}, got {blocks!r}")
-        counts = tuple(clusters) if isinstance(clusters, (tuple, list)) else ()
-        if len(counts) != 2:
-            raise TypeError(f"clusters must be (G, H), input and output clusters, got {clusters!r}")
+        counts = as_pair(clusters, "clusters must be (G, H), input and output clusters")
         sizes = conv.in_channels // conv.groups, conv.out_channels // conv.groups
         for count, size, what in zip(counts, sizes, ("input", "output"), strict=True):
             check_count(count, size, f"clusters of {what} maps", "of each group")
@@ -144,11 +167,11 @@ class BiclusteredConv2d(FactoredConv2d):
         area = conv.kernel_size[0] * conv.kernel_size[1]
         if blocks == "greedy":
             most = min(inside * area, outside * area, inside * outside)
-            check_count(rank, most, "rank", "K terms a block")
-        else:
-            k1, k2 = _pair(rank)
-            check_count(k1, inside, "rank K₁", "input directions of a block")
-            check_count(k2, outside, "rank K₂", "output directions of a block")
+            return check_count(rank, most, "rank", "K terms a block")
+        k1, k2 = _pair(rank)
+        k1 = check_count(k1, inside, "rank K₁", "input directions of a block")
+        k2 = check_count(k2, outside, "rank K₂", "output directions of a block")
+        return k1, k2
 
     @classmethod
     def check_mixing(cls):
@@ -167,7 +190,7 @@ class BiclusteredConv2d(FactoredConv2d):
         They are first (G, H, K₁, S/G), space (G, H, K₂, K₁, d_y, d_x), or (G, H, K, 1, d_y, d_x) of
         greedy blocks, and last (G, H, K₂, T/H).
         """
-        g, h = clusters
+        g, h = map(int, clusters)
         inputs = _cluster(kernel.transpose(0, 1), g, n_starts, random_state)
         outputs = _cluster(kernel, h, n_starts, random_state)
         solve = _greedy_block if blocks == "greedy" else _svd_block
@@ -176,9 +199,6 @@ class BiclusteredConv2d(FactoredConv2d):
         ]
         parts = [torch.stack([torch.stack([c[n] for c in row]) for row in grid]) for n in range(3)]
         return inputs, outputs, *parts
-
-    def output_order(self) -> Tensor:
-        return self.order
 
     def unscale_inputs(self, inverse: list[Tensor]) -> None:
         scale = torch.cat([matrix.diagonal() for matrix in inverse])[self.inputs]
@@ -191,9 +211,9 @@ class BiclusteredConv2d(FactoredConv2d):
         groups, (g, h) = self.options["groups"], self.clusters
         k1, k2 = (n // (groups * g * h) for n in (self.space.in_channels, self.space.out_channels))
         depthwise = k1 == k2 and self.space.groups == self.space.in_channels
-        first = self.first.weight.view(groups, g, h, k1, -1)
-        last = self.last.weight.view(groups, h, -1, g, k2)
-        space = self.space.weight.view(groups, g, h, k2, -1, *self.options["kernel_size"])
+        first = weight_of(self.first).reshape(groups, g, h, k1, -1)
+        last = weight_of(self.last).reshape(groups, h, -1, g, k2)
+        space = weight_of(self.space).reshape(groups, g, h, k2, -1, *self.kernel_size)
         rule = "nabks,nabkoij,nbtak->nbtasij" if depthwise else "nabks,nablkij,nbtal->nbtasij"
         sorted_kernel = torch.einsum(rule, first, space, last)  # (groups, H, T/H, G, S/G, d, d)
         kernel = sorted_kernel.flatten(3, 4).flatten(0, 2)  # rows and columns still by cluster
@@ -204,15 +224,18 @@ class BiclusteredConv2d(FactoredConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) → (N, T, H', W')."""
-        maps = self.space(self.first(x.index_select(1, self.inputs)))
+        maps = self.space(self.first(x.index_select(MAPS, self.inputs)))
         groups, (g, h) = self.options["groups"], self.clusters
         # From blocks in the order of their inputs (G, H) to that of their outputs (H, G).
-        maps = maps.unflatten(1, (groups, g, h, -1)).transpose(2, 3).flatten(1, 4)
-        return self.last(maps).index_select(1, self.back)
+        maps = maps.unflatten(MAPS, (groups, g, h, -1)).transpose(-5, -4).flatten(-6, -3)
+        return self.last(maps).index_select(MAPS, self.back)
 
 
 def _pair(rank) -> tuple:
-    return (rank, rank) if isinstance(rank, int) else tuple(rank)
+    """(K₁, K₂) of a rank K or (K₁, K₂)."""
+    if isinstance(rank, Integral):
+        return rank, rank
+    return as_pair(rank, "rank must be K or (K₁, K₂) for blocks='svd'")
 
 
 def _cluster(filters: Tensor, count: int, n_starts: int, random_state: int) -> Tensor:

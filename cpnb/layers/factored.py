@@ -8,18 +8,18 @@ norm of the approximation are dealt with here, once.
 from __future__ import annotations
 
 import math
+import operator
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
 from cpnb.cp.norms import Metric
+from cpnb.layers.plain import OPTIONS, SPATIAL, plain
+from cpnb.layers.stand_in import ConvStandIn, StandIn
 
-SPATIAL = ("stride", "padding", "dilation", "padding_mode")
-OPTIONS = ("in_channels", "out_channels", "kernel_size", "groups", *SPATIAL)
 
-
-class Factored(nn.Module):
+class Factored(StandIn):
     """A layer of several plain ones in place of one large layer.
 
     Attributes
@@ -40,7 +40,7 @@ class Factored(nn.Module):
         return f"rank={self.rank}, rel_error={self.rel_error:.3g}"
 
 
-class FactoredConv2d(Factored):
+class FactoredConv2d(ConvStandIn, Factored):
     """Base of the rivals' layers.
 
     A subclass says how it approximates kernels (``fit``), builds its parts from the result
@@ -55,7 +55,7 @@ class FactoredConv2d(Factored):
 
     def __init__(self, conv: nn.Conv2d, rank):
         super().__init__(rank)
-        self.options = {name: getattr(conv, name) for name in OPTIONS}
+        self.options = {name: getattr(conv, name) for name in OPTIONS[nn.Conv2d]}
 
     @classmethod
     @torch.no_grad()
@@ -65,7 +65,8 @@ class FactoredConv2d(Factored):
         Parameters
         ----------
         conv : nn.Conv2d
-            Kernel (T, S/groups, d_y, d_x); left untouched. Groups are approximated one by one.
+            Kernel (T, S/groups, d_y, d_x); left untouched. Groups are approximated one by one; one
+            that is all zeros stays so.
         rank
             What the subclass says; of each group.
         weight : Tensor, shape (S, S) or (S/groups, S/groups), optional
@@ -79,15 +80,20 @@ class FactoredConv2d(Factored):
         -------
         FactoredConv2d
             On ``conv``'s device and in its dtype and training mode.
+
+        Raises
+        ------
+        TypeError, ValueError
+            What :func:`cpnb.layers.plain.plain` says of ``conv``; a rank or an option that the
+            method does not take; weights that are all zero or not finite.
         """
-        if not isinstance(conv, nn.Conv2d):
-            raise TypeError(f"conv must be an nn.Conv2d, got {type(conv).__name__}")
-        cls.check(conv, rank, **options)
+        conv = plain(conv)
+        rank = cls.check(conv, rank, **options)
         groups = conv.groups
         metric = Metric.of(conv, conv.in_channels, conv.out_channels, groups, weight, output_weight)
         if not metric.diagonal:
             cls.check_mixing()
-        kernels = [check_weights(k.double()) for k in conv.weight.detach().chunk(groups)]
+        kernels = check_weights(conv.weight.detach().double()).chunk(groups)
         scaled = [metric.apply(kernel, g) for g, kernel in enumerate(kernels)]
         layer = cls(conv, rank, [cls.fit(kernel, rank, **options) for kernel in scaled])
         layer._unscale(metric)
@@ -95,8 +101,8 @@ class FactoredConv2d(Factored):
         return layer
 
     @classmethod
-    def check(cls, conv: nn.Conv2d, rank, **options) -> None:
-        """Raise, before any work, if the method does not fit the layer or the rank."""
+    def check(cls, conv: nn.Conv2d, rank, **options):
+        """The rank in Python's own numbers; raise if the method does not fit it or the layer."""
         raise NotImplementedError
 
     @classmethod
@@ -108,9 +114,9 @@ class FactoredConv2d(Factored):
         """Factors of one group's kernel (T, S, d_y, d_x), float64."""
         raise NotImplementedError
 
-    def kernel(self) -> Tensor:
-        """The rebuilt kernel, (T, S/groups, d_y, d_x)."""
-        raise NotImplementedError
+    @property
+    def bias(self) -> Tensor | None:
+        return self.last.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) → (N, T, H', W')."""
@@ -120,18 +126,9 @@ class FactoredConv2d(Factored):
 
     def as_sequential(self) -> nn.Sequential | None:
         """The parts, shared with this layer, or None where it does more than run them in turn."""
-        parts = OrderedDict((name, getattr(self, name)) for name in self.CHAIN)
-        return nn.Sequential(parts) if parts else None
-
-    @torch.no_grad()
-    def to_conv(self) -> nn.Conv2d:
-        """The dense ``nn.Conv2d``: rebuilt kernel (T, S/groups, d_y, d_x), the same options."""
-        bias = self.last.bias
-        conv = nn.Conv2d(**self.options, bias=bias is not None, **place(self.last))
-        conv.weight.copy_(self.kernel())
-        if bias is not None:
-            conv.bias[self.output_order()] = bias
-        return conv.train(self.training)
+        if type(self).forward is not FactoredConv2d.forward or "forward" in vars(self):
+            return None
+        return nn.Sequential(OrderedDict((name, getattr(self, name)) for name in self.CHAIN))
 
     def output_order(self) -> Tensor:
         """Which of the convolution's T output maps each of ``last``'s is."""
@@ -210,9 +207,24 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def check_count(value, most: int, name: str, rule: str) -> int:
-    """Return an integer from 1 to ``most``, or raise an error that names it and the rule."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """``value`` as an int from 1 to ``most``, or an error that names it and the rule."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer from 1 to {most} ({rule}), got {value!r}")
-    if not 1 <= value <= most:
-        raise ValueError(f"{name} must be an integer from 1 to {most} ({rule}), got {value}")
-    return value
+    if not 1 <= count <= most:
+        raise ValueError(f"{name} must be an integer from 1 to {most} ({rule}), got {count}")
+    return count
+
+
+def as_pair(value, accepted: str) -> tuple:
+    """``value`` as a tuple of two, or a TypeError that says what is accepted."""
+    try:
+        pair = () if isinstance(value, str) else tuple(value)
+    except TypeError:
+        pair = ()
+    if len(pair) != 2:
+        raise TypeError(f"{accepted}, got {value!r}")
+    return pair

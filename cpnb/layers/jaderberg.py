@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cpnb.cp.als import cp_als
 from cpnb.layers.factored import FactoredConv2d, axis_options, check_count, place, truncated_svd
+from cpnb.layers.plain import weight_of
 
 
 class VerticalHorizontal(FactoredConv2d):
@@ -41,7 +42,7 @@ class VerticalHorizontal(FactoredConv2d):
     def check(cls, conv, rank):
         (kh, kw), groups = conv.kernel_size, conv.groups
         most = min(conv.in_channels * kh, conv.out_channels * kw) // groups
-        check_count(rank, most, "rank", "K vertical filters, where min(S d, T d) is exact")
+        return check_count(rank, most, "rank", "K vertical filters, where min(S d, T d) is exact")
 
     @staticmethod
     def fit(kernel: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,7 @@ class VerticalHorizontal(FactoredConv2d):
 
     def kernel(self) -> Tensor:
         groups = self.options["groups"]
-        parts = zip(self.first.weight.chunk(groups), self.last.weight.chunk(groups), strict=True)
+        parts = zip(*(weight_of(p).chunk(groups) for p in (self.first, self.last)), strict=True)
         return torch.cat([torch.einsum("ksi,tkj->tsij", v[..., 0], h[:, :, 0]) for v, h in parts])
 
 
@@ -86,7 +87,7 @@ class SeparableBasis(FactoredConv2d):
     @classmethod
     def check(cls, conv, rank, **options):
         kh, kw = conv.kernel_size
-        check_count(rank, kh * kw, "rank", "M basis filters a map, where d² is exact")
+        return check_count(rank, kh * kw, "rank", "M basis filters a map, where d² is exact")
 
     @classmethod
     def check_mixing(cls):
@@ -111,8 +112,8 @@ class SeparableBasis(FactoredConv2d):
 
     def kernel(self) -> Tensor:
         groups, maps = self.options["groups"], self.options["in_channels"]
-        v, h = (w.view(maps, self.rank, -1) for w in (self.first.weight, self.horizontal.weight))
-        mix = self.last.weight.view(self.options["out_channels"], maps // groups, self.rank)
+        v, h = (weight_of(p).reshape(maps, self.rank, -1) for p in (self.first, self.horizontal))
+        mix = weight_of(self.last).reshape(self.options["out_channels"], maps // groups, self.rank)
         parts = zip(mix.chunk(groups), v.chunk(groups), h.chunk(groups), strict=True)
         return torch.cat([torch.einsum("tsm,smi,smj->tsij", *part) for part in parts])
 

@@ -12,7 +12,7 @@ biclustering   Denton et al. (2014);                   K, terms of a block;
                "greedy" or "svd"
 monochromatic  Denton et al. (2014), first layer       C′, colours
 svd            Denton et al. (2014), linear layers     K, singular values
-tucker         Kim et al. (2016), by TensorLy          (R_S, R_T), a share of energy, or "vbmf"
+tucker         Kim et al. (2016)                       (R_S, R_T), a share of energy, or "vbmf"
 =============  ======================================  =====================================
 
 The rivals also take ``weight=`` (Σ of the input maps) and ``output_weight=``, see
@@ -38,9 +38,9 @@ from cpnb.layers.tucker import TuckerConv2d
 class Method(NamedTuple):
     """How one method factors one layer.
 
-    ``check(layer, rank, **options)`` raises before any work; ``make(layer, rank, **options)``
-    returns the factored layer; ``takes`` is the type of the layer; ``accepts`` names the options,
-    none where the solver checks them itself.
+    ``check(layer, rank, **options)`` raises before any work, or returns the rank in Python's own
+    numbers; ``make(layer, rank, **options)`` returns the factored layer; ``takes`` is the type of
+    the layer; ``accepts`` names the options, none where the solver checks them itself.
     """
 
     takes: type
@@ -51,7 +51,7 @@ class Method(NamedTuple):
 
 def _cp(solver: str) -> Method:
     def check(conv, rank, **options):
-        check_rank(rank, conv.weight.chunk(conv.groups)[0].shape)
+        return check_rank(rank, conv.weight.chunk(conv.groups)[0].shape)
 
     def make(conv, rank, **options):
         return CPConv2d.from_conv(conv, rank, method=solver, **options)
@@ -67,7 +67,7 @@ def _rival(layer: type) -> Method:
     accepts = ("weight", "output_weight", *_keywords(layer.fit, 2))
 
     def check(conv, rank, weight=None, output_weight=None, **options):
-        layer.check(conv, rank, **options)
+        return layer.check(conv, rank, **options)
 
     return Method(nn.Conv2d, check, layer.from_conv, accepts)
 
@@ -83,7 +83,7 @@ def _schemes() -> Method:
     def check(conv, rank, scheme=2, **options):
         method = of(scheme)
         check_options(f"jaderberg (scheme {scheme})", method, options)
-        method.check(conv, rank, **options)
+        return method.check(conv, rank, **options)
 
     def make(conv, rank, scheme=2, **options):
         return of(scheme).make(conv, rank, **options)

@@ -14,6 +14,7 @@ from cpnb.layers.factored import (
     relative_error,
     truncated_svd,
 )
+from cpnb.layers.plain import plain, weight_of
 
 
 class SVDLinear(Factored):
@@ -30,16 +31,17 @@ class SVDLinear(Factored):
         self.last = nn.Linear(rank, linear.out_features, bias=bias, **place(linear))
 
     @staticmethod
-    def check(linear: nn.Linear, rank) -> None:
-        """Raise if the rank does not fit the layer."""
+    def check(linear: nn.Linear, rank) -> int:
+        """The rank as an int; raise if it does not fit the layer."""
         most = min(linear.in_features, linear.out_features)
-        check_count(rank, most, "rank", "K singular values")
+        return check_count(rank, most, "rank", "K singular values")
 
     @classmethod
     @torch.no_grad()
     def from_linear(cls, linear: nn.Linear, rank: int, weight=None, output_weight=None):
         """Approximate the weights (T, S) of a linear layer; the metric as in ``from_conv``."""
-        cls.check(linear, rank)
+        linear = plain(linear, nn.Linear, "linear")
+        rank = cls.check(linear, rank)
         inputs, outputs = linear.in_features, linear.out_features
         metric = Metric.of(linear, inputs, outputs, 1, weight, output_weight)
         layer = cls(linear, rank)
@@ -51,16 +53,33 @@ class SVDLinear(Factored):
         if linear.bias is not None:
             layer.last.bias.copy_(linear.bias)
             layer.last.bias.requires_grad_(linear.bias.requires_grad)
-        layer.rel_error = relative_error(linear.weight, layer.last.weight @ layer.first.weight)
+        layer.rel_error = relative_error(linear.weight, layer.kernel())
         return layer.train(linear.training)
+
+    @property
+    def in_features(self) -> int:
+        """S."""
+        return self.first.in_features
+
+    @property
+    def out_features(self) -> int:
+        """T."""
+        return self.last.out_features
+
+    def kernel(self) -> Tensor:
+        """The rebuilt weights, (T, S)."""
+        return weight_of(self.last) @ weight_of(self.first)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.last.bias
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
         """The dense ``nn.Linear`` with the rebuilt weights (T, S)."""
-        inputs, outputs = self.first.in_features, self.last.out_features
-        bias = self.last.bias
-        linear = nn.Linear(inputs, outputs, bias=bias is not None, **place(self.last))
-        linear.weight.copy_(self.last.weight @ self.first.weight)
+        sizes, bias = (self.in_features, self.out_features), self.bias
+        linear = nn.Linear(*sizes, bias=bias is not None, **place(self.last))
+        linear.weight.copy_(self.kernel())
         if bias is not None:
             linear.bias.copy_(bias)
         return linear.train(self.training)

@@ -1,20 +1,18 @@
-"""Tucker-2 of convolutions, by TensorLy.
+"""Tucker-2 of convolutions, by higher-order orthogonal iteration (HOOI).
 
 With ranks chosen by variational Bayes it is Kim et al.'s whole-network compression (ICLR 2016).
 """
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 import torch
-from tensorly.decomposition import partial_tucker
 from torch import Tensor, nn
 
-from cpnb.layers.factored import (
-    FactoredConv2d,
-    check_count,
-    place,
-    spatial_options,
-)
+from cpnb.layers.factored import FactoredConv2d, as_pair, check_count, place, spatial_options
+from cpnb.layers.plain import weight_of
 from cpnb.layers.vbmf import vbmf_rank
 
 RANKS = "(R_S, R_T), a share of energy above 0 and below 1, or 'vbmf'"
@@ -23,7 +21,7 @@ RANKS = "(R_S, R_T), a share of energy above 0 and below 1, or 'vbmf'"
 class TuckerConv2d(FactoredConv2d):
     """Tucker-2: 1×1 (S → R_S), a d×d core (R_S → R_T), 1×1 (R_T → T).
 
-    W(t, s, i, j) ≈ Σ_pq U(t, q) C(q, p, i, j) V(s, p), by TensorLy's HOOI. R_S·S·HW +
+    W(t, s, i, j) ≈ Σ_pq U(t, q) C(q, p, i, j) V(s, p), by HOOI. R_S·S·HW +
     (d² R_S R_T + R_T T)·H'W' multiplies, for each group.
 
     ``rank`` is (R_S, R_T), of each group; or a share e of energy: the least ranks at which each
@@ -58,28 +56,27 @@ class TuckerConv2d(FactoredConv2d):
 
     @classmethod
     def check(cls, conv, rank, **options):
-        if isinstance(rank, float) and 0 < rank < 1 or rank == "vbmf":
-            return
-        if not isinstance(rank, (tuple, list)) or len(rank) != 2:
-            raise TypeError(f"rank of method 'tucker' must be {RANKS}, got {rank!r}")
-        check_count(rank[0], conv.in_channels // conv.groups, "rank R_S", "input directions")
-        check_count(rank[1], conv.out_channels // conv.groups, "rank R_T", "output directions")
+        if isinstance(rank, str) and rank == "vbmf":
+            return rank
+        if isinstance(rank, Real) and 0 < rank < 1:
+            return float(rank)
+        rs, rt = as_pair(rank, f"rank of method 'tucker' must be {RANKS}")
+        rs = check_count(rs, conv.in_channels // conv.groups, "rank R_S", "input directions")
+        rt = check_count(rt, conv.out_channels // conv.groups, "rank R_T", "output directions")
+        return rs, rt
 
     @staticmethod
     def fit(kernel: Tensor, rank, n_iter_max: int = 100, tol: float = 1e-6):
         """V (S, R_S), core (R_T, R_S, d_y, d_x) and U (T, R_T)."""
-        rs, rt = tucker_ranks(kernel, rank)
-        array = kernel.cpu().numpy()
-        (core, (u, v)), _ = partial_tucker(
-            array, rank=[rt, rs], modes=[0, 1], n_iter_max=n_iter_max, tol=tol
-        )
-        core, u, v = (torch.from_numpy(part.copy()).to(kernel) for part in (core, u, v))
+        core, u, v = hooi(kernel, *tucker_ranks(kernel, rank), n_iter_max, tol)
+        if not core.any():
+            return v * 0, core, u * 0
         share = core.norm() ** (1 / 3)  # the factors have unit columns, the core all the norm
         return v * share, core / share**2, u * share
 
     def kernel(self) -> Tensor:
         groups = self.options["groups"]
-        parts = (p.weight.chunk(groups) for p in (self.first, self.core, self.last))
+        parts = (weight_of(p).chunk(groups) for p in (self.first, self.core, self.last))
         return torch.cat(
             [
                 torch.einsum("ps,qpij,tq->tsij", v[..., 0, 0], c, u[..., 0, 0])
@@ -89,6 +86,34 @@ class TuckerConv2d(FactoredConv2d):
 
     def extra_repr(self) -> str:
         return f"ranks={self.ranks}, {super().extra_repr()}"
+
+
+def hooi(
+    kernel: Tensor, rs: int, rt: int, n_iter_max: int, tol: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The core (R_T, R_S, d_y, d_x) and orthonormal U (T, R_T), V (S, R_S) of a kernel.
+
+    De Lathauwer et al. (2000): each factor in turn spans what is largest of the kernel projected on
+    the other one, until the relative error changes by less than ``tol``. As TensorLy's
+    ``partial_tucker``, but for the backend, which TensorLy has one of for the whole session.
+    """
+    u, v = _leading(kernel, rt), _leading(kernel.transpose(0, 1), rs)
+    whole, errors = kernel.norm(), []
+    for _ in range(n_iter_max):
+        u = _leading(torch.einsum("tsij,sp->tpij", kernel, v), rt)
+        v = _leading(torch.einsum("tsij,tq->sqij", kernel, u), rs)
+        # U and V are orthonormal: what the core lacks of the norm is the error.
+        square = torch.einsum("tsij,tq,sp->qpij", kernel, u, v).square().sum()
+        errors.append(math.sqrt((whole**2 - square).abs()) / max(float(whole), 1e-300))
+        if len(errors) > 2 and abs(errors[-2] - errors[-1]) < tol:
+            break
+    return torch.einsum("tsij,tq,sp->qpij", kernel, u, v), u, v
+
+
+def _leading(tensor: Tensor, rank: int) -> Tensor:
+    """The leading left singular vectors (I, R) of the first unfolding; any others beyond them."""
+    matrix = tensor.flatten(1)
+    return torch.linalg.svd(matrix, full_matrices=rank > min(matrix.shape))[0][:, :rank]
 
 
 def tucker_ranks(kernel: Tensor, rank) -> tuple[int, int]:

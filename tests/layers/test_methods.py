@@ -2,7 +2,9 @@
 
 import copy
 
+import numpy as np
 import pytest
+import tensorly
 import torch
 from convolutions import CASES, assert_equals_rebuilt, conv
 from torch import nn
@@ -13,7 +15,9 @@ from cpnb.layers.jaderberg import SeparableBasis, VerticalHorizontal
 from cpnb.layers.methods import METHODS
 from cpnb.layers.surgery import convolution_names
 from cpnb.layers.svd import SVDLinear
-from cpnb.layers.tucker import TuckerConv2d
+from cpnb.layers.tucker import TuckerConv2d, hooi
+
+pytestmark = pytest.mark.filterwarnings("ignore:layer '0' at rank")
 
 
 def factored(dense, rank, method, **options):
@@ -360,3 +364,115 @@ def test_a_dead_input_map_is_no_obstacle():
     for rank, method, options in WAYS.values():
         layer = factored(dense, rank, method, **options)
         assert all(p.isfinite().all() for p in layer.parameters())
+
+
+DEAD = [
+    (3, "nls", {}),
+    (3, "nls", {"n_starts": 2}),
+    (3, "nls", {"weight": torch.eye(8) + 1}),
+    (3, "als", {}),
+    (3, "greedy", {}),
+    (2, "jaderberg", {}),
+    (2, "jaderberg", {"scheme": 1}),
+    (1, "biclustering", {"clusters": (2, 1)}),
+    ((1, 1), "biclustering", {"clusters": (1, 2), "blocks": "svd"}),
+    ((1, 2), "tucker", {}),
+    (0.9, "tucker", {}),
+    ("vbmf", "tucker", {}),
+]
+
+
+@pytest.mark.parametrize("rank,method,options", DEAD)
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_dead_group_stays_dead_and_the_others_are_factored(rank, method, options, first):
+    dense = conv(8, 8, 3, groups=4)
+    alone = conv(6, 6, 3, groups=3)
+    with torch.no_grad():
+        dense.weight[first : first + 2] = 0
+        live = [n for n in range(8) if n not in (first, first + 1)]
+        alone.weight.copy_(dense.weight[live])
+    layer = factored(dense, rank, method, **options)
+    rebuilt = layer.to_conv().weight
+    assert all(p.isfinite().all() for p in layer.parameters())
+    assert not rebuilt[first : first + 2].any() and 0 < layer.rel_error < 1
+    if "weight" in options:
+        options = options | {"weight": torch.eye(6) + 1}
+    same = factored(alone, rank, method, **options)
+    torch.testing.assert_close(rebuilt[live], same.to_conv().weight)
+    assert layer.rel_error == pytest.approx(same.rel_error)
+    if method in ("nls", "als", "greedy"):
+        assert layer.degeneracy == pytest.approx(same.degeneracy) and layer.rank == rank
+
+
+def test_a_depthwise_layer_with_dead_filters():
+    dense = conv(6, 6, 3, groups=6)
+    with torch.no_grad():
+        dense.weight[[0, 4]] = 0
+    for method in ("nls", "als", "greedy", "jaderberg", "tucker"):
+        layer = factored(dense, (1, 1) if method == "tucker" else 3, method)
+        assert not layer.to_conv().weight[[0, 4]].any() and layer.rel_error < 1e-3
+
+
+INTEGERS = [
+    (np.int64(2), "nls", {"n_starts": np.int64(2), "random_state": np.int64(1)}),
+    (np.int32(2), "als", {"n_iter_max": np.int64(3)}),
+    (np.int64(2), "greedy", {}),
+    (np.int64(2), "jaderberg", {}),
+    (np.uint8(2), "jaderberg", {"scheme": np.int64(1), "random_state": np.int64(1)}),
+    (np.int64(2), "biclustering", {"clusters": np.array([2, 3])}),
+    (np.int64(2), "biclustering", {"random_state": np.int64(1), "n_starts": np.int64(2)}),
+    (np.int64(2), "biclustering", {"blocks": "svd"}),
+    (np.array([1, 2]), "biclustering", {"blocks": "svd", "clusters": (np.int64(2), np.int64(2))}),
+    (np.array([2, 3]), "tucker", {"n_iter_max": np.int64(5)}),
+    ([np.int64(2), 3], "tucker", {}),
+    (np.float32(0.75), "tucker", {}),
+    (torch.tensor(2), "als", {}),
+]
+
+
+@pytest.mark.parametrize("rank,method,options", INTEGERS)
+def test_numbers_of_numpy_are_as_good_as_pythons(rank, method, options):
+    def own(value):
+        return value.tolist() if hasattr(value, "tolist") else value
+
+    dense = conv(4, 6, 3)
+    layer = factored(dense, rank, method, **options)
+    same = factored(dense, own(rank), method, **{key: own(v) for key, v in options.items()})
+    assert all(map(torch.equal, layer.parameters(), same.parameters()))
+    assert layer.rank == same.rank and repr(layer) == repr(same) and "np." not in repr(layer)
+
+
+def test_numbers_of_numpy_for_the_others():
+    layer = factored(nn.Linear(6, 5), np.int64(3), "svd")
+    assert type(layer.rank) is int
+    assert type(factored(conv(3, 6, 3), np.int64(3), "monochromatic").rank) is int
+    for wrong in (True, np.bool_(True), np.float64(2.0), "2", None):
+        with pytest.raises(TypeError, match="rank must be an integer from 1 to 12"):
+            factored(conv(4, 6, 3), wrong, "jaderberg")
+    with pytest.raises(TypeError, match="rank must be K or .K₁, K₂. for blocks='svd', got 'two'"):
+        factored(conv(4, 6, 3), "two", "biclustering", blocks="svd")
+
+
+@pytest.mark.parametrize("shape,ranks", [((8, 6, 3, 3), (2, 5)), ((12, 2, 1, 1), (1, 5))])
+def test_hooi_is_that_of_tensorly(shape, ranks):
+    kernel = torch.randn(shape, dtype=torch.float64)
+    with tensorly.backend_context("numpy"):
+        (core, (u, v)), _ = tensorly.decomposition.partial_tucker(
+            kernel.numpy(), rank=[ranks[1], ranks[0]], modes=[0, 1], n_iter_max=50, tol=1e-9
+        )
+    expected = torch.einsum("qpij,tq,sp->tsij", *map(torch.as_tensor, (core, u, v)))
+    core, u, v = hooi(kernel, *ranks, n_iter_max=50, tol=1e-9)
+    torch.testing.assert_close(torch.einsum("qpij,tq,sp->tsij", core, u, v), expected)
+    torch.testing.assert_close(u.T @ u, torch.eye(ranks[1], dtype=torch.float64))
+
+
+def test_the_backend_of_tensorly_is_neither_used_nor_changed():
+    dense = conv(4, 6, 3)
+    expected = factored(dense, (2, 3), "tucker").to_conv().weight
+    tensorly.set_backend("pytorch")
+    try:
+        layer = factored(dense, (2, 3), "tucker")
+        assert tensorly.get_backend() == "pytorch"
+    finally:
+        tensorly.set_backend("numpy")
+    assert torch.equal(layer.to_conv().weight, expected)
