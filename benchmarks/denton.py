@@ -7,6 +7,8 @@ Factors are random and accuracy is not touched: that would take their net and Im
 part.
 """
 
+import argparse
+
 import torch
 from torch import nn
 
@@ -14,11 +16,18 @@ import cpnb
 
 COLOURS, CLUSTERS, TERMS = 6, (48, 2), 6  # C′; G and H, K
 SINGULAR_VALUES = {"fc6": 250, "fc7": 350, "fc8": 250}
-BATCH, SECONDS = 16, 1.0
 
 
-@torch.no_grad()
-def main(batch: int = BATCH, seconds: float = SECONDS):
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=int, default=16, help="images at a time")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of timing, each contender")
+    options = parser.parse_args(arguments)
+    with torch.no_grad():
+        layers(options.batch, options.seconds)
+
+
+def layers(batch: int, seconds: float):
     net = cpnb.AlexNet()
     labels = torch.arange(96) % COLOURS
     grey = torch.randn(96, *net.conv1.kernel_size)

@@ -1,4 +1,4 @@
-"""CP solvers of other packages behind one call, for the side-by-side benchmark.
+"""CP solvers of other packages behind one call, for the side-by-side benchmark; imported, not run.
 
 Each takes a float64 tensor, a rank, factors to start from, a seed and a limit in seconds, and
 returns a :class:`Trace`. A package without a callback runs in chunks, each from the last one's

@@ -14,22 +14,20 @@ again.
 import argparse
 import copy
 import functools
-import math
 import time
 
 import torch
+from rival_ranks import CLUSTERS, dense_multiplies, multiplies, rank_at
 
 import cpnb
 from cpnb.layers.denton import BiclusteredConv2d
 from cpnb.runs.records import plain
 
 LAYERS = ("conv2", "conv3")
-HEIGHT = {"conv2": (16, 8), "conv3": (8, 1)}  # of a layer's input and output maps, 24×24 patches
 METHODS = ("nls", "greedy", "jaderberg-2", "jaderberg-1", "biclustering", "tucker")
 CP = METHODS[:2]
 LR, RATES = 0.01, (0.003, 0.01, 0.03)
 OWN_LR = {}  # of methods that LR breaks; `choose` found none
-CLUSTERS = {"conv2": (2, 1), "conv3": (2, 1)}  # G, H
 METRIC = {"conv2": "plain", "conv3": "plain"}
 CHOICES = ((1, 1), (2, 1), (2, 2), (4, 2))
 CHOSEN_AT = 16.0  # times fewer multiplies
@@ -52,61 +50,6 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     net = cpnb.load_charnet()
     {"choose": choose, "accuracy": accuracy, "latency": latency}[options.what](net, options)
-
-
-# Ranks at like multiply counts
-
-
-def multiplies(conv, name: str, method: str, rank) -> int:
-    """Of one layer, for one patch; a pair of ranks for Tucker."""
-    s, t, d = conv.in_channels, conv.out_channels, conv.kernel_size[0]
-    high, low = HEIGHT[name]
-    whole, half, out = high * high, high * low, low * low
-    if method == "tucker":
-        return rank[0] * s * whole + d * d * rank[0] * rank[1] * out + rank[1] * t * out
-    g, h = CLUSTERS[name]
-    return (
-        rank
-        * {
-            "nls": s * whole + d * half + d * out + t * out,
-            "greedy": s * whole + d * half + d * out + t * out,
-            "jaderberg-2": d * (s * half + t * out),
-            "jaderberg-1": s * (d * half + d * out + t * out),
-            "biclustering": h * s * whole + g * h * d * d * out + g * t * out,
-        }[method]
-    )
-
-
-def dense_multiplies(conv, name: str) -> int:
-    return conv.weight.numel() * HEIGHT[name][1] ** 2
-
-
-def rank_at(net, name: str, method: str, factor: float):
-    """The rank at which a layer comes nearest to ``factor`` times fewer multiplies."""
-    conv = net.get_submodule(name)
-    goal = dense_multiplies(conv, name) / factor
-    if method == "tucker":
-        return tucker_pair(conv, name, goal)
-    exact = goal / multiplies(conv, name, method, 1)
-    below = max(1, int(exact))
-    return min((below, below + 1), key=lambda rank: abs(math.log(rank / exact)))
-
-
-@functools.cache
-def tucker_pair(conv, name: str, goal: float) -> tuple[int, int]:
-    """(R_S, R_T) within the goal that keep the most of the kernel, by its truncated HOSVD."""
-    kernel = conv.weight.detach().double()
-    bases = [torch.linalg.svd(k, full_matrices=False)[0]
-             for k in (kernel.flatten(1), kernel.transpose(0, 1).flatten(1))]  # fmt: skip
-    core = torch.einsum("tsij,tq,sp->qpij", kernel, *bases).square().sum((2, 3))
-    kept = core.cumsum(0).cumsum(1)  # (R_T, R_S)
-    best = (0.0, (1, 1))
-    for rs in range(1, kept.shape[1] + 1):
-        fixed, one = (multiplies(conv, name, "tucker", (rs, rt)) for rt in (0, 1))
-        rt = min(int((goal - fixed) / (one - fixed)), kept.shape[0])
-        if rt >= 1:
-            best = max(best, (float(kept[rt - 1, rs - 1]), (rs, rt)))
-    return best[1]
 
 
 def points(net, method: str, options) -> list[dict]:

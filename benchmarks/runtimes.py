@@ -1,4 +1,4 @@
-"""The same network in several runtimes, each as a function to call; and how they are timed."""
+"""The same network in several runtimes, and how they are timed; imported, not run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,13 @@
-"""What `cpnb.cp_nls` needs beside its input on the largest kernel of the benchmark."""
+"""What `cpnb.cp_nls` needs beside its input on the largest kernel of the benchmark.
+
+    python benchmarks/solver_memory.py        # prints one line of JSON and records nothing
+
+The benchmark of the solvers (`bench_solver.py --part memory`) records what two such runs tell.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -43,5 +49,11 @@ def peak() -> None:
     print(json.dumps(row | {"tensor_and_factors_bytes": held, "seconds": seconds}))
 
 
-if __name__ == "__main__":
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.parse_args(arguments)
     peak()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,14 @@
 """The table and the figure of the solver benchmark, from its records.
 
-python benchmarks/solver_report.py        # of the committed records
+python benchmarks/solver_report.py                                # of the committed records
+python benchmarks/solver_report.py results/local/records.jsonl    # of your own
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+from pathlib import Path
 from statistics import median
 
 import matplotlib.pyplot as plt
@@ -217,5 +220,14 @@ def show(path=None) -> None:
                 )
 
 
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("path", nargs="?", type=Path, help="of records; default: those committed")
+    path = parser.parse_args(arguments).path
+    if path and not path.exists():
+        parser.error(f"{path}: no such file; accepted is one of records, in JSON Lines")
+    show(path)
+
+
 if __name__ == "__main__":
-    show()
+    main()

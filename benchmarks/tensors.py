@@ -1,4 +1,4 @@
-"""The tensors that the CP solvers are compared on."""
+"""The tensors that the CP solvers are compared on; imported, not run."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from statistics import mean
 
+from cpnb.study.commands import ALEXNET_FINETUNE, ALEXNET_KERNEL
 from cpnb.study.findings import NO, YES, Claim, Finding, counted
 
 ON_ANOTHER_NET = "accuracy replicated, on a small net and other data; ImageNet's needs its images"
@@ -93,9 +94,6 @@ def nls_against_greedy(rows):
     return Finding(here, YES if better else NO, used)
 
 
-BENCHMARK = ".venv/bin/python benchmarks/alexnet.py"
-TUNED = f"{BENCHMARK} tune --ranks 200 && {BENCHMARK} finetune --seeds 0 1 2 --ranks {{}}"
-KERNEL = f"{BENCHMARK} kernel --methods nls greedy --seeds 0 1 2 3 4"
 ON_IMAGENET = (
     ".venv/bin/python -m cpnb sweep notebooks/07_alexnet.ipynb -p weights torchvision "
     "-p dataset imagenet-sample -p ranks [140,200] -p epochs 1"
@@ -106,9 +104,9 @@ NO_ALEXNET = "not tested yet: no run recorded"
 ALEXNET_CLAIMS = [
     Claim("AlexNet conv2", "4×, top-5 error +1%", "C", on_imagenet, ON_IMAGENET, NO_IMAGENET),
     Claim("AlexNet conv2, R=200", "3.6× at ~0.5% drop", "U", small_alexnet(200, 3.6),
-          TUNED.format(200), NO_ALEXNET),
+          ALEXNET_FINETUNE.format(200), NO_ALEXNET),
     Claim("AlexNet conv2, R=140", "4.5× at ~1% drop", "U", small_alexnet(140, 4.5),
-          TUNED.format(140), NO_ALEXNET),
+          ALEXNET_FINETUNE.format(140), NO_ALEXNET),
     Claim("AlexNet conv2: NLS against greedy", "better at every rank", "U", nls_against_greedy,
-          KERNEL, NO_ALEXNET),
+          ALEXNET_KERNEL, NO_ALEXNET),
 ]  # fmt: skip

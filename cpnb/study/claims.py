@@ -9,27 +9,17 @@ from __future__ import annotations
 from statistics import mean, median
 
 from cpnb.study.alexnet_claims import ALEXNET_CLAIMS
+from cpnb.study.commands import INFERENCE, LOWER, RUN_02, RUN_03, RUN_04, RUN_05
 from cpnb.study.findings import NO, YES, Claim, Finding, counted
 from cpnb.study.rival_claims import RIVAL_CLAIMS
-
-RANKS_64 = {"conv2": 64, "conv3": 64}
-
-
-def _runs(rows: list[dict], **wanted) -> list[dict]:
-    return [r for r in rows if all(r.get(k) == v for k, v in wanted.items())]
+from cpnb.study.selection import RANKS_64, chosen, pipeline_runs, setting
+from cpnb.study.tables.layout import newest, newest_code
 
 
 def _main_runs(rows: list[dict], ranks: dict = RANKS_64) -> list[dict]:
-    """The pipeline on real characters, the test split; the newest run of each seed."""
-    runs = _runs(rows, claim="charnet-finetune", dataset="chars74k", method="nls")
-    kept = [
-        r
-        for r in runs
-        if dict(zip(r["layers"], r["ranks"], strict=True)) == ranks
-        and r["parameters"].get("max_degeneracy")
-        and r["parameters"].get("split", "test") == "test"
-    ]
-    return list({r["seed"]: r for r in kept}.values())
+    """The pipeline on real characters, from bounded NLS; the newest run of each seed."""
+    runs = pipeline_runs(rows, ranks, dataset="chars74k", method="nls")
+    return newest([r for r in runs if setting(r, "max_degeneracy")], "seed")
 
 
 def _percent(runs: list[dict], key: str) -> float:
@@ -41,7 +31,7 @@ def _drop(runs: list[dict], key: str) -> float:
 
 
 def baseline(rows):
-    runs = _runs(rows, claim="charnet-baseline", dataset="chars74k", saved=True)[-1:]
+    runs = chosen(rows, claim="charnet-baseline", dataset="chars74k", saved=True)[-1:]
     if not runs:
         return None
     good, every = _percent(runs, "accuracy_good"), _percent(runs, "accuracy")
@@ -82,7 +72,7 @@ def fused(case: str, ranks: dict, goal: float):
     """Fused inference against the fastest dense net of all runtimes."""
 
     def finding(rows):
-        runs = _runs(rows, claim="inference", case=case, ranks=ranks, device="cpu", threads=2)
+        runs = chosen(rows, claim="inference", case=case, ranks=ranks, device="cpu", threads=2)
         if not runs:
             return None
         found, told, runs = _of_newest_code(runs)
@@ -98,7 +88,7 @@ def fused(case: str, ranks: dict, goal: float):
 
 def _of_newest_code(runs: list[dict]) -> tuple[float, str, list[dict]]:
     """Median speed-up of the runs at the newest one's commit, the median told, these runs."""
-    runs = [r for r in runs if r["commit"] == runs[-1]["commit"]]
+    runs = newest_code(runs)
     each = [r["speedup"] for r in runs]
     told = f"{median(each):.1f}× of a possible {runs[-1]['bound']:.2f}×"
     if len(runs) > 1:
@@ -111,7 +101,7 @@ def fused_within_a_point(goal: float):
 
     def finding(rows):
         nets: dict[tuple, list[dict]] = {}
-        for run in _runs(rows, claim="inference", device="cpu", input=[64, 1, 24, 24], threads=2):
+        for run in chosen(rows, claim="inference", device="cpu", input=[64, 1, 24, 24], threads=2):
             if run["case"].startswith("CharNet"):
                 nets.setdefault(tuple(run["ranks"].items()), []).append(run)
         kept = []
@@ -154,7 +144,7 @@ def surviving_error(rows):
 
 def _same_conditions(rows: list[dict]) -> list[dict]:
     """One layer's decompositions in the conditions of the newest of them on real characters."""
-    runs = _runs(rows, claim="layer-decomposition", layer="conv2", dataset="chars74k")
+    runs = chosen(rows, claim="layer-decomposition", layer="conv2", dataset="chars74k")
     keys = ("seed", "n_iter_max", "commit")
     return [r for r in runs if all(r[k] == runs[-1][k] for k in keys)]
 
@@ -190,7 +180,7 @@ def instability(rows):
 
 
 def gpu_speedup(rows):
-    runs = _runs(rows, claim="speedup", what="CharNet")
+    runs = chosen(rows, claim="speedup", what="CharNet")
     on = {
         kind: {str(r["input"]): r for r in runs if r["device"] == kind} for kind in ("cuda", "cpu")
     }
@@ -206,7 +196,7 @@ def gpu_speedup(rows):
 
 
 def dense_image(rows):
-    runs = _runs(rows, claim="speedup", what="CharNet", ranks=[64, 64], device="cpu")
+    runs = chosen(rows, claim="speedup", what="CharNet", ranks=[64, 64], device="cpu")
     runs = [r for r in runs if r["input"] == [1, 1, 240, 320]][-1:]
     if not runs:
         return None
@@ -215,15 +205,6 @@ def dense_image(rows):
     return Finding(here, "bound confirmed" if abs(bound / 33.6 - 1) < 0.01 else NO, runs)
 
 
-RUN = ".venv/bin/python -m cpnb sweep notebooks/{} --parameters notebooks/parameters/full.yaml"
-RUN_02 = RUN.format("02_train_charnet.ipynb")
-RUN_03 = RUN.format("03_decompose.ipynb")
-RUN_04 = RUN.format("04_finetune.ipynb") + " --grid seed=0,1,2"
-RUN_05 = RUN.format("05_speedup.ipynb")
-LOWER = (
-    f"{RUN_04} -p rank_conv2 32 -p rank_conv3 96 -p rank_conv1 24 -p lr 0.003 && "
-    ".venv/bin/python benchmarks/bench_inference.py"
-)
 NO_GPU = "not tested yet: no GPU run recorded"
 
 CLAIMS = [
@@ -233,7 +214,7 @@ CLAIMS = [
     Claim("… with `optimize_for_inference`", "8.5×", "C",
           fused("CharNet, 64 patches", RANKS_64, 8.5), "make bench-inference"),
     Claim("… at whatever ranks lose at most a point", "8.5×", "C",
-          fused_within_a_point(8.5), LOWER),
+          fused_within_a_point(8.5), f"{LOWER} && {INFERENCE}"),
     Claim("Ranks of that net: conv2, then conv3", "64, 64", "U", ranks_64, RUN_04),
     Claim("Kernel error that conv3 survives", "about 78%", "U", surviving_error, RUN_04),
     Claim("NLS against greedy deflation", "better at every rank", "U", nls_against_greedy, RUN_03),

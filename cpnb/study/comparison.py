@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 CP = ("nls", "greedy")
 NAMES = {
-    "nls": "CP, NLS (the paper)",
+    "nls": "CP, NLS (bounded)",
     "greedy": "CP, greedy",
     "jaderberg-2": "Jaderberg, scheme 2",
     "jaderberg-1": "Jaderberg, scheme 1",
@@ -85,3 +85,43 @@ def winners(points: list[dict], drop: float = 1.0) -> list[dict]:
         {"method": m, "point": fastest_within([p for p in points if p["method"] == m], drop)}
         for m in methods
     ]
+
+
+def like_multiplies(points: list[dict], ranks: list[int]) -> list[dict]:
+    """The points that take as many multiplies as CP by NLS at these ranks, within a twentieth.
+
+    Raises
+    ------
+    ValueError
+        If there are points, but none of CP by NLS at these ranks.
+    """
+    cp = {str(p["ranks"]): p["multiplies"] for p in points if p["method"] == "nls"}
+    if points and str(ranks) not in cp:
+        raise ValueError(f"ranks={ranks}: CP by NLS is recorded at {', '.join(cp) or 'no ranks'}")
+    return [p for p in points if abs(p["multiplies"] / cp[str(ranks)] - 1) < 0.05]
+
+
+def verdict(points: list[dict], drop: float = 1.0) -> str:
+    """Who is ahead within ``drop`` points, CP by NLS or the best of its rivals, in words."""
+    sides = (
+        [p for p in points if p["method"] == "nls"],
+        [p for p in points if p["method"] not in CP],
+    )
+    cp, other = (fastest_within(side, drop) for side in sides)
+    within = "one point" if drop == 1 else f"{drop:g} points"
+    if cp is None or other is None:
+        return f"Not every side has a net within {within} of the baseline."
+    ahead = "ahead of" if cp["speedup"] > other["speedup"] else "not ahead of"
+    fast, best = (fastest_within(side, drop, "speedup_optimised") for side in sides)
+    return (
+        f"Within {within}, CP by NLS is measured at {cp['speedup']:.1f}× and the best rival "
+        f"({NAMES[other['method']]}) at {other['speedup']:.1f}×: CP is {ahead} it. Optimised for "
+        f"inference, CP is at {fast['speedup_optimised']:.1f}× and the best rival "
+        f"({NAMES[best['method']]}) at {best['speedup_optimised']:.1f}×."
+    )
+
+
+def in_order(points: list[dict], key: str, form: str, reverse: bool = False) -> str:
+    """The methods in the order of a column, with its values: "CP, greedy: 5.1×; Tucker-2: 4.0×"."""
+    ordered = sorted(points, key=lambda p: p[key], reverse=reverse)
+    return "; ".join(f"{NAMES[p['method']]}: {form.format(p[key])}" for p in ordered)

@@ -5,6 +5,7 @@ Answered by the records of ``benchmarks/rivals.py`` and ``benchmarks/denton.py``
 
 from __future__ import annotations
 
+from cpnb.study.commands import DENTON, RIVALS
 from cpnb.study.comparison import CP, NAMES, compared, fastest_within
 from cpnb.study.findings import NO, YES, Claim, Finding, counted
 
@@ -117,20 +118,18 @@ def linear_layers(paper: tuple[float, ...]):
     return finding
 
 
-RUN = ".venv/bin/python benchmarks/rivals.py {}"
-BOTH = RUN.format("accuracy") + " && " + RUN.format("latency")
-COUNTS = ".venv/bin/python benchmarks/denton.py"
 SCHEMES = ("jaderberg-2", "jaderberg-1")
 
 RIVAL_CLAIMS = [
     Claim("CharNet at ≤ 1 point: CP against the best rival", "8.5× against 4.5×", "C",
-          against_the_best_rival, BOTH),
+          against_the_best_rival, RIVALS),
     Claim("Denton 2014: convolutions", "2× within 1%", "C", rival(("biclustering",), 2.0, 1.0),
-          BOTH),
-    Claim("Denton 2014: conv1, C′=6", "3×", "U", layer_alone("conv1", 3.0), COUNTS),
-    Claim("Denton 2014: conv2, G=48, H=2, K=6", "5.3×", "U", layer_alone("conv2", 5.3), COUNTS),
+          RIVALS),
+    Claim("Denton 2014: conv1, C′=6", "3×", "U", layer_alone("conv1", 3.0), DENTON),
+    Claim("Denton 2014: conv2, G=48, H=2, K=6", "5.3×", "U", layer_alone("conv2", 5.3), DENTON),
     Claim("Denton 2014: FC, K=250/350/250", "13.4/5.8/8.1× fewer weights", "U",
-          linear_layers((13.4, 5.8, 8.1)), COUNTS),
-    Claim("Jaderberg 2014: CharNet", "2.5× without loss", "C", rival(SCHEMES, 2.5, NO_LOSS), BOTH),
-    Claim("Jaderberg 2014: CharNet", "4.5× at < 1% drop", "C", rival(SCHEMES, 4.5, 1.0), BOTH),
+          linear_layers((13.4, 5.8, 8.1)), DENTON),
+    Claim("Jaderberg 2014: CharNet", "2.5× without loss", "C", rival(SCHEMES, 2.5, NO_LOSS),
+          RIVALS),
+    Claim("Jaderberg 2014: CharNet", "4.5× at < 1% drop", "C", rival(SCHEMES, 4.5, 1.0), RIVALS),
 ]  # fmt: skip

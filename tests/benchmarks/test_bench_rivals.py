@@ -103,7 +103,7 @@ def test_rates_and_clusters_are_chosen_on_the_validation_split(monkeypatch, caps
 
 
 def test_dentons_layers_are_counted_and_timed(capsys):
-    denton.main(batch=1, seconds=0.01)
+    denton.main(["--batch", "1", "--seconds", "0.01"])
     conv1, conv2, linear = rows("rivals-counts")
     # C′=6 colours of 3 at 227 × 227 and 96 grey filters of 11 × 11 at 55 × 55.
     factored = 3 * 6 * 227**2 + 96 * 121 * 55**2

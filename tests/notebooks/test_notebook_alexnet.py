@@ -10,6 +10,7 @@ from PIL import Image
 
 import cpnb
 from cpnb.runs.sweep import run_notebook
+from cpnb.study.alexnet_claims import on_imagenet
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "07_alexnet.ipynb"
 CLASSES = ["n3", "n1", "n2"]
@@ -48,18 +49,37 @@ def test_imagenet_runs_by_the_same_notebook(given, tmp_path, monkeypatch):
     # Multiplies a position, per group: 48·128·25 over R (48 + 2·5 + 128).
     assert row["bound"] == pytest.approx(48 * 128 * 25 / (2 * (48 + 10 + 128)))
     assert row["speedup_optimised"] > 0 and 0.9 < row["rel_error"] < 1
+    # Parameters read like columns, as in the rows that are older than them.
+    assert row["weights"] == given["weights"] and (row["seed"], row["lr"]) == (0, 1e-4)
+    assert row["method"] == "nls" and row["rank"] == 2
+    told = on_imagenet([row]).here
+    assert told.startswith("R=2: net.conv2") and told.endswith("on 6 images")
+
+
+def test_the_kernels_fits_are_recorded_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
+    run_notebook(NOTEBOOK, tmp_path / "07.ipynb", TINY, progress=False)
+    alone, whole = cpnb.recorded(cpnb.results_path(), claim="alexnet-kernel")
+    assert (alone["method"], alone["block_diagonal"], alone["rank"]) == ("greedy", False, 2)
+    assert (whole["method"], whole["block_diagonal"], whole["rank_per_group"]) == ("nls", True, 2)
+    for row in (alone, whole):
+        assert row["notebook"] == "07_alexnet" and row["layer"] == "conv2"
+        assert row["weights"] is None and row["n_iter_max"] == 1
+        assert 0 < row["rel_error"] < 1 and row["degeneracy"] > 0 and row["seconds"] > 0
 
 
 def test_what_is_not_given_or_not_recorded_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    cell = next(c for c in notebook.cells if "def recorded(" in c.source)
-    cell.source += "\ncpnb.recorded = lambda **wanted: []"
+    cell = next(c for c in notebook.cells if "figures.use_style()" in c.source)
+    cell.source += "\nfrom cpnb.runs import records\nrecords.published_path = lambda: Path('none')"
+    cell.source = f"from pathlib import Path\n{cell.source}"
     nbformat.write(notebook, tmp_path / "07_alexnet.ipynb")
     run_notebook(tmp_path / "07_alexnet.ipynb", tmp_path / "out.ipynb", TINY, progress=False)
     outputs = [
         o for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])
     ]
     printed = "".join(output.get("text", "") for output in outputs)
-    assert printed.count("nothing is recorded yet; this makes it: ") == 6
+    shown = "".join(output.data["text/plain"] for output in outputs if "data" in output)
+    assert shown.count("nothing recorded yet; this records it: ") == 6
     assert "skipped: no images are given" in printed

@@ -41,6 +41,28 @@ def test_tradeoff_shows_every_run_before_and_after_and_the_papers_point():
     assert "the paper" in [t.get_text() for t in left.get_legend().get_texts()]
 
 
+POINT = {"label": "64/64", "speedup": 5.0, "bound": 9.6, "drop_before": 3.0, "drop_after": 0.5}
+SWEEP = {
+    "claim": "rank-sweep", "dataset": "characters", "device": "cpu", "cpu": "Some CPU",
+    "threads": 2, "points": [POINT],
+}  # fmt: skip
+
+
+def test_tradeoff_without_points_draws_the_newest_recorded_sweep_and_the_papers_point():
+    newest = SWEEP | {"dataset": "chars74k", "points": [POINT | {"speedup": 7.0}]}
+    fig = figures.tradeoff(records=[SWEEP, newest])
+    left, _ = fig.axes
+    assert list(left.lines[0].get_xdata()) == [7.0]
+    assert any("the paper" in t.get_text() for t in left.get_legend().get_texts())
+    assert "Chars74K characters, recorded on Some CPU, 2 threads" in fig.get_suptitle()
+    assert len(figures.tradeoff().axes) == 2  # of the committed records
+
+
+def test_tradeoff_without_a_recorded_sweep_says_what_makes_one():
+    (ax,) = figures.tradeoff(records=[]).axes
+    assert "make replicate" in ax.texts[0].get_text()
+
+
 def test_methods_are_compared_by_a_line_each_and_hollow_markers_before_fine_tuning():
     points = [
         {"method": "b", "speedup": 5.0, "drop_before": 30.0, "drop_after": 0.5},

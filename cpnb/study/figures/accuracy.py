@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
+from cpnb.runs.records import recorded
 from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, RED
+from cpnb.study.machines import machine
+from cpnb.study.selection import characters
+
+PAPER = {"speedup": 8.5, "drop": 1.0, "label": "the paper: 8.5×, 91% → 90%"}
 
 
 def contact_sheets(sheets: dict, figsize=None):
@@ -42,16 +47,31 @@ def training_curves(history: list[dict]):
     return fig
 
 
-def tradeoff(rows: list[dict], title: str, paper: dict | None = None):
+def tradeoff(
+    rows: list[dict] | None = None,
+    title: str = "",
+    paper: dict | None = PAPER,
+    records: list[dict] | None = None,
+):
     """Accuracy drop against measured speed-up, before and after fine-tuning.
 
     Parameters
     ----------
-    rows : list of dict
-        Keys: speedup, bound (×), drop_before, drop_after (percentage points), label.
+    rows : list of dict, optional
+        Keys: speedup, bound (×), drop_before, drop_after (percentage points), label. By default the
+        points of the newest sweep of ranks in `records`.
+    title : str
     paper : dict, optional
         The paper's point: speedup, drop, label.
+    records : list of dict, optional
+        The committed records by default; they count only where no `rows` are given.
     """
+    if rows is None:
+        sweeps = recorded() if records is None else records
+        sweeps = [row for row in sweeps if row["claim"] == "rank-sweep"]
+        if not sweeps:
+            return _told("no sweep of ranks recorded yet; this records one: make replicate")
+        rows, title = sweeps[-1]["points"], title or _of_sweep(sweeps[-1])
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[1.25, 1])
     rows = sorted(rows, key=lambda row: row["speedup"])
     for key, label, color, marker in (
@@ -96,6 +116,20 @@ def tradeoff(rows: list[dict], title: str, paper: dict | None = None):
     )
     right.legend(fontsize=9)
     fig.suptitle(title)
+    return fig
+
+
+def _of_sweep(run: dict) -> str:
+    """Title of a recorded sweep: on which characters, and where."""
+    told = f"CharNet on {characters(run)} characters, recorded on {machine(run)}"
+    return f"{told} (labels: ranks of conv2/conv3)"
+
+
+def _told(text: str):
+    """A figure that says why there is none."""
+    fig, ax = plt.subplots(figsize=(8, 0.6))
+    ax.text(0.5, 0.5, text, ha="center", va="center")
+    ax.set_axis_off()
     return fig
 
 

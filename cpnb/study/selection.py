@@ -1,0 +1,52 @@
+"""Which rows of the records a table or a claim rests on."""
+
+from __future__ import annotations
+
+from cpnb.runs.records import recorded
+
+RANKS_64 = {"conv2": 64, "conv3": 64}
+CHARACTERS = {"characters": "drawn", "chars74k": "Chars74K"}
+
+
+def chosen(rows: list[dict] | None, **wanted) -> list[dict]:
+    """Of the rows (None: the committed records), those that have all the given values."""
+    rows = recorded() if rows is None else rows
+    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def setting(row: dict, name: str, default=None):
+    """A parameter of a run; `default` where the run is older than the parameter."""
+    return row.get("parameters", {}).get(name, default)
+
+
+def ranks_of(row: dict) -> dict:
+    """Layer to rank of a run's factored layers."""
+    return dict(zip(row["layers"], row["ranks"], strict=True))
+
+
+def start(row: dict) -> str:
+    """The solver that a run started from, as a reader understands it."""
+    method = row.get("method", "nls")
+    if method != "nls":
+        return {"als": "ALS", "greedy": "greedy, term by term"}.get(method, method)
+    bound = setting(row, "max_degeneracy", 10.0)
+    return f"NLS, degeneracy ≤\u00a0{bound:g}" if bound else "NLS, plain (the paper's)"
+
+
+def pipeline_runs(rows: list[dict] | None, ranks: dict = RANKS_64, **wanted) -> list[dict]:
+    """Runs of the whole pipeline at these ranks, told on the test split."""
+    return [
+        row | {"start": start(row)}
+        for row in chosen(rows, claim="charnet-finetune", **wanted)
+        if ranks_of(row) == ranks and setting(row, "split", "test") == "test"
+    ]
+
+
+def lost(run: dict, stage: str = "finetuned") -> float:
+    """Accuracy that a run has lost against its baseline, percentage points."""
+    return 100 * (run["accuracy_baseline"] - run[f"accuracy_{stage}"])
+
+
+def characters(run: dict) -> str:
+    """The data set of a run, in a word before "characters"."""
+    return CHARACTERS.get(run["dataset"], run["dataset"])

@@ -1,0 +1,13 @@
+"""The table of claims as notebook 10 shows it: every claim, and a command that stands by itself."""
+
+from cpnb.study import tables
+from cpnb.study.claims import CLAIMS
+
+
+def test_every_claim_has_its_line_and_its_command():
+    told, commands = tables.claims([]).data, tables.commands().data
+    assert len(told) == len(commands) == len(CLAIMS)
+    assert list(told.columns) == ["claim", "the paper", "here", "on", "verdict"]
+    assert set(told["here"]) == {"–"}  # there are no records
+    assert not [c for c in commands.to_numpy().ravel() if "`" in c]
+    assert any("-m cpnb sweep notebooks/04_finetune.ipynb" in c for c in commands.iloc[:, 1])
