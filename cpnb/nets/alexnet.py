@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpnb.data.images import IMAGENET_MEAN, IMAGENET_STD
+from cpnb.layers.plain import plain
 from cpnb.nets.weights import load_shipped, load_weights, names_in
 from cpnb.runs.places import shipped
 
@@ -174,6 +175,7 @@ def block_diagonal(conv: nn.Conv2d) -> nn.Conv2d:
     groups at once: R of them cost R(S + 2d + T) multiplies a position, about as many as R terms
     for *each* of the groups, R(S + 2d·groups + T).
     """
+    conv = plain(conv)
     t, s = conv.out_channels // conv.groups, conv.in_channels // conv.groups
     options = {
         name: getattr(conv, name) for name in ("stride", "padding", "dilation", "padding_mode")

@@ -140,9 +140,9 @@ def test_fine_tuning_tells_the_seeds_and_whose_images_chose_the_rate():
     del older["lr_chosen_on"]
     rows = [older, finetuned(2, commit="old"), finetuned(0, 0.8026), finetuned(1, 0.8004)]
     table = tables.alexnet_finetuning(rows)
-    assert column(table, "learning rate, chosen on") == [
-        "0.02, test images",
-        "0.001, validation images",
+    assert column(table, "learning rate, chosen on images of") == [
+        "0.02, test",
+        "0.001, validation",
     ]
     assert column(table, "drop (points)") == ["10.19", "0.04 (-0.07 to 0.15)"]
     assert column(table, "fine-tuned") == ["70.00%", "80.15% (80.04% to 80.26%)"]

@@ -22,6 +22,6 @@ def rivals(rows: list[dict] | None = None):
     if not points:
         return nothing(RIVALS)
     fig = methods_compared(points, NAMES)
-    title = f"{len(points)} CharNets; {conditions(points, 'mean')}"
+    title = f"{len(points)} CharNets; {conditions(points, 'means')}"
     fig.suptitle(title.replace("; speeds", "\nspeeds"), fontsize=10)
     return fig

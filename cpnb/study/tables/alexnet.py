@@ -211,7 +211,7 @@ def alexnet_finetuning(rows: list[dict] | None = None) -> Table:
     groups = grouped(sorted(runs, key=lambda run: run["rank"]), *keys)
     columns = {
         "rank": ("R in each group", "{}"),
-        "rate": ("learning rate, chosen on", "{}"),
+        "rate": ("learning rate, chosen on images of", "{}"),
         "rel_error": ("relative error", _mean("{:.3f}".format)),
         "accuracy_baseline": ("dense", _mean("{:.2%}".format)),
         "accuracy_decomposed": ("decomposed", _mean("{:.2%}".format)),
@@ -227,7 +227,7 @@ def alexnet_finetuning(rows: list[dict] | None = None) -> Table:
 
 def _chosen_on(run: dict) -> dict:
     part = "validation" if run.get("lr_chosen_on") == "validation" else "test"
-    return {"chosen_on": part, "rate": f"{run['lr']:g}, {part} images", "drop": lost(run)}
+    return {"chosen_on": part, "rate": f"{run['lr']:g}, {part}", "drop": lost(run)}
 
 
 def squeezed(rows: list[dict] | None = None) -> list[dict]:

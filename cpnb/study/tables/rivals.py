@@ -36,16 +36,16 @@ RIVAL_NETS = {
     "rel_error": ("relative errors", "{}"),
     "bound": ("bound", times),
     "speedup": ("speed-up", times),
-    "drop_before": ("drop, decomposed (points)", "{:.1f}"),
-    "drop_after": ("drop, fine-tuned (points)", "{:.1f}"),
+    "drop_before": ("drop before (points)", "{:.1f}"),
+    "drop_after": ("drop after (points)", "{:.1f}"),
 }  # of the nets that 08 makes
 RECORDED = {
     "method": RIVAL_NETS["method"],
     "ranks": RIVAL_NETS["ranks"],
     "speedup": RIVAL_NETS["speedup"],
     "bound": RIVAL_NETS["bound"],
-    "drop_before": ("drop, decomposed (points)", "{:.2f}"),
-    "drop_of_seeds": ("drop, fine-tuned (points)", _deviating),
+    "drop_before": ("drop before", "{:.2f}"),
+    "drop_of_seeds": ("drop after", _deviating),
 }
 
 
@@ -67,8 +67,8 @@ def rivals_within(*limits: float, rows: list[dict] | None = None) -> Table:
             line = {"limit": told, "method": winner["method"]}
             lines.append(line | (_line(winner["point"]) if winner["point"] else {}))
             told = ""
-    columns = {"limit": ("drop of at most", "{}")} | RECORDED
-    columns["speedup_optimised"] = ("speed-up, optimised", times)
+    columns = {"limit": ("within", "{}")} | RECORDED
+    columns["speedup_optimised"] = ("optimised", times)
     return show(
         lines, columns, to_be_made(RIVALS), conditions([line for line in lines if "runs" in line])
     )
@@ -110,7 +110,7 @@ def rivals_in_words(ranks: list[int], rows: list[dict] | None = None) -> Markdow
     )
 
 
-def conditions(points: list[dict], told: str = "mean ± standard deviation") -> str:
+def conditions(points: list[dict], told: str = "drops in points, mean ± standard deviation") -> str:
     """What the points share: data, what is told of the seeds, and where they were timed."""
     if not points:
         return ""
@@ -118,7 +118,7 @@ def conditions(points: list[dict], told: str = "mean ± standard deviation") -> 
     seeds = sorted({point["seeds"] for point in points})
     many = counted(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     return (
-        f"{run['test_size']:,} {characters(run)} characters of the test split, {told} of {many}; "
+        f"{run['test_size']:,} {characters(run)} characters of the test split; {told} of {many}; "
         f"speeds, {timed[-1]['batch']} patches at a time: {hardware(timed)}"
     )
 
