@@ -112,13 +112,26 @@ def own_parameters() -> tuple[str, dict]:
     shell = get_ipython()
     if shell is None:
         raise RuntimeError("own_parameters works in a notebook's kernel; this is none")
-    for source in shell.user_ns["In"]:  # in order: what sets the same names later is not the cell
-        if path := _declaring(_assigned(source)):
+    history = [source for source in shell.user_ns["In"] if source]
+    # In order: what sets the same names later is not the cell.
+    for names in map(_assigned, history) if history else _runs_of_names(shell):
+        if path := _declaring(names):
             return path.stem, {name: shell.user_ns[name] for name in notebook_parameters(path)}
     raise RuntimeError(
         f"no notebook in {Path.cwd()} has a cell tagged 'parameters' that was executed here; "
         "run that cell first, and save the notebook if its parameters are new"
     )
+
+
+def _runs_of_names(shell) -> list[tuple[str, ...]]:
+    """Names of the user that were set one after the other, the longest runs first.
+
+    For kernels that keep no history of cells, as under nbval: there the names alone tell what the
+    cell of parameters, which is executed first, has set.
+    """
+    hidden = shell.user_ns_hidden
+    names = [name for name in shell.user_ns if name[0] != "_" and name not in hidden]
+    return [tuple(names[:count]) for count in range(len(names), 0, -1)]
 
 
 def _declaring(names: tuple[str, ...]) -> Path | None:

@@ -4,6 +4,7 @@ import ast
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
 from cpnb.runs.notebooks import NotebookError, run_in_place, run_notebook
@@ -50,6 +51,20 @@ def test_a_later_cell_may_change_them_and_be_another_notebooks(tmp_path, given):
     path = write(tmp_path / "03_x.ipynb", "rank = 8", "%matplotlib inline\nother = 5", ASK)
     run = run_notebook(path, tmp_path / "out" / "x.ipynb", given, progress=False)
     assert told(run.output) == ("03_x", {"rank": 8, "method": "nls"})
+
+
+def test_without_a_history_of_cells_the_names_tell(tmp_path):
+    """nbval executes cells without one; a longer notebook beside it begins with the same names."""
+    write(tmp_path / "01_other.ipynb", parameters="rank = 2\nmethod = 'als'\nseed = 0")
+    path = write(tmp_path / "03_x.ipynb", "import math\nseed = 1", ASK)
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}})
+    with client.setup_kernel():
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index, store_history=False)
+    assert ast.literal_eval(notebook.cells[-1].outputs[0].text) == (
+        "03_x", {"rank": 4, "method": "nls"},
+    )  # fmt: skip
 
 
 def test_outside_a_notebook_it_is_an_error():

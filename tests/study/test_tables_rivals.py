@@ -49,13 +49,13 @@ def test_the_solver_is_called_what_it_is():
 def test_each_limit_has_each_methods_fastest_net():
     table = tables.rivals_within(1.0, 2.0, rows=ROWS)
     names = ["CP, NLS (bounded)", "Jaderberg, scheme 2", "Tucker-2"]
-    assert column(table, "within") == ["1 point", "", "", "2 points", "", ""]
+    assert column(table, "within (points)") == ["1", "", "", "2", "", ""]
     assert column(table, "method") == names + names
-    assert column(table, "ranks of conv2, conv3") == [
+    assert column(table, "ranks") == [
         "64, 64", "11, 37", "–", "32, 32", "11, 37", "–",
     ]  # fmt: skip
     assert column(table, "speed-up") == ["5.0×", "4.0×", "–", "6.0×", "4.0×", "–"]
-    assert column(table, "drop after")[0] == "0.90 ± 0.14"
+    assert column(table, "drop after")[0].split() == ["0.90", "±", "0.14"]
     assert "1,510 Chars74K characters" in table.caption and "2 seeds" in table.caption
     assert "64 patches at a time: Some CPU (AVX2), 2 threads" in table.caption
 
@@ -71,7 +71,7 @@ def test_like_multiplies_are_within_a_twentieth():
 def test_ranks_in_pairs_are_told():
     rows = [*ROWS, *net("tucker", [[9, 23], [27, 84]], 4.5, [0.1, 0.1])]
     table = tables.rivals_at_like_multiplies([64, 64], rows)
-    assert column(table, "ranks of conv2, conv3")[-1] == "(9, 23), (27, 84)"
+    assert column(table, "ranks")[-1] == "(9, 23), (27, 84)"
 
 
 def test_one_seed_has_no_deviation():
