@@ -2,7 +2,7 @@
 
 import pytest
 
-from cpnb.runs.machine import repository
+from cpnb.runs.places import repository
 from cpnb.runs.records import recorded
 from cpnb.study import report
 from cpnb.study.claims import CLAIMS
@@ -315,3 +315,15 @@ def test_imagenet_itself_decides_the_papers_claim(after, verdict):
     }  # fmt: skip
     line = by_claim([MACHINE | row])["AlexNet conv2"]
     assert line.verdict == verdict and f"80.0% → {after:.1%} on 50000 images" in line.here
+
+
+def test_without_records_the_command_stops(monkeypatch, tmp_path, capsys):
+    """Else it would print every claim as untested, though it has only not found the runs."""
+    missing = tmp_path / "records.jsonl"
+    monkeypatch.setattr(report, "recorded", lambda: [])
+    monkeypatch.setattr(report, "published_path", lambda: missing)
+    with pytest.raises(SystemExit) as stop:
+        report.main(["--readme"])
+    assert stop.value.code == 1
+    told = capsys.readouterr()
+    assert told.out == "" and f"no records in {missing}" in told.err

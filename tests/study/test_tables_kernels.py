@@ -24,7 +24,7 @@ def test_a_line_tells_error_degeneracy_and_both_accuracies():
     (line,) = lines(tables.decompositions(rows=[fit("nls-plain", degeneracy=51281.3)]))
     assert line == {
         "rank R": "64", "method": "NLS, plain (the paper's)", "relative error": "0.7800",
-        "degeneracy": "51,281", "seconds": "3.0", "accuracy, conv2 replaced": "91.1%",
+        "degeneracy": "51,281", "seconds": "3.0", "accuracy, replaced": "91.1%",
         "accuracy, dense": "91.3%", "test characters": "1,510 chars74k",
     }  # fmt: skip
 
@@ -62,7 +62,7 @@ def test_layer_rank_and_data_set_choose():
     (line,) = lines(tables.decompositions(rank=64, dataset="chars74k", rows=rows))
     assert line["method"].startswith("NLS")
     (line,) = lines(tables.decompositions("conv3", rows=rows))
-    assert line["method"] == "ALS" and "accuracy, conv3 replaced" in line
+    assert line["method"] == "ALS"
 
 
 def test_machine_and_versions_stand_above():

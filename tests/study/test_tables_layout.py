@@ -68,9 +68,11 @@ def test_html_shows_no_index_no_column_name_and_text_as_it_is():
 
 
 def test_a_range_is_not_broken_into_lines():
-    html = show([{"error": [1.0, 3.0]}, {"error": "0.5 ± 0.1 (to be seen)"}], {"error": ("", "{}")})
+    html = show(
+        [{"error": [1.0, 3.0]}, {"error": "0.5 ± 0.1 (≤ 0.7) (to be seen)"}], {"error": ("", "{}")}
+    )
     assert "2.0 (1.0\u00a0to\u00a03.0)" in html.to_html()
-    assert "0.5 ±\u00a00.1 (to be seen)" in html.to_html()
+    assert "0.5 ±\u00a00.1 (≤\u00a00.7) (to be seen)" in html.to_html()
     assert cells(html)[0] == ["2.0 (1.0 to 3.0)"]  # as text it has plain spaces
 
 

@@ -39,12 +39,12 @@ def lines(table):
         ([0.7845], "0.7845"),
         ([0.79, 0.78, 0.7844], "0.7844 ± 0.0050"),
         ([1.76e-14], "2e−14"),
-        ([2e-7, 8e-7, 0.0051], "8e−7 (2e−7 to 0.0051)"),
-        ([0.0, 0.0], "0.0000"),
+        ([2e-7, 8e-7, 0.0051], "8e−7 (≤ 0.0051)"),
+        ([0.0, 0.0], "0.0000 (≤ 0.0000)"),
         ([], "–"),
     ],
 )
-def test_errors_have_their_scatter_and_exact_ones_their_range(errors, text):
+def test_errors_have_their_scatter_and_exact_ones_the_largest(errors, text):
     assert solver.scatter(errors) == text
 
 

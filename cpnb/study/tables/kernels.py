@@ -55,7 +55,7 @@ def decompositions(
     rows = chosen(rows, claim="layer-decomposition", layer=layer, **wanted)
     rows = newest(newest_code(rows, "dataset", "rank"), "dataset", "rank", "method", "seed")
     columns = FITS | {
-        "accuracy_decomposed": (f"accuracy, {layer} replaced", percent),
+        "accuracy_decomposed": ("accuracy, replaced", percent),
         "accuracy_baseline": ("accuracy, dense", percent),
         "on": ("test characters", "{}"),
     }
@@ -64,5 +64,5 @@ def decompositions(
         measured = together(runs, *columns.keys() - {"rank", "method", "on"})
         on = f"{runs[0]['test_size']:,} {runs[0]['dataset']}"
         lines.append(runs[0] | measured | {"on": on})
-    caption = f"{layer} of CharNet, no fine-tuning; {hardware(rows)}"
+    caption = f"{layer} of CharNet replaced, no fine-tuning; {hardware(rows)}"
     return show(lines, columns, to_be_made(RUN_03), caption)

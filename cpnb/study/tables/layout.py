@@ -56,8 +56,9 @@ def _text(value, form: Format) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """The range beside a median stays in one piece where a narrow cell breaks into lines."""
-    return re.sub(r"\((\S+) to (\S+)\)", "(\\1\u00a0to\u00a0\\2)", text).replace("± ", "±\u00a0")
+    """What stands beside a median keeps to one line where a narrow cell breaks into several."""
+    beside = r"\(\S+( to)? \S+\)|± \S+"
+    return re.sub(beside, lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
 class Table(Styler):

@@ -8,12 +8,12 @@ from statistics import mean, median
 from cpnb.study.machines import hardware
 from cpnb.study.selection import chosen
 from cpnb.study.tables.layout import (
+    NOTHING,
     Table,
     grouped,
     newest,
     newest_code,
     show,
-    spread,
     to_be_made,
 )
 
@@ -46,10 +46,14 @@ def error(value: float) -> str:
 def scatter(errors: list[float]) -> str:
     """Median and half the range, narrow enough for a column a solver: "0.7845 ± 0.0009".
 
-    Runs that are exact but for some seeds differ by powers of ten, so the range itself is told.
+    Runs that are exact but for some seeds differ by powers of ten; there the largest is told.
     """
-    if len(errors) < 2 or median(errors) < EXACT:
-        return spread(errors, error)
+    if not errors:
+        return NOTHING
+    if len(errors) == 1:
+        return error(errors[0])
+    if median(errors) < EXACT:
+        return f"{error(median(errors))} (≤ {error(max(errors))})"
     return f"{median(errors):.4f} ± {(max(errors) - min(errors)) / 2:.4f}"
 
 
