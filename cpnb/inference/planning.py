@@ -27,7 +27,7 @@ LEAST_SHARE = 0.001  # of the net's multiplies: a layer with less is too small t
 FACTORS = (1.2, 1.6, 2.2, 3.0, 4.5, 7.0, 12.0)  # fewer multiplies at which a curve is measured
 LARGE_FACTORS = (1.3, 2.2, 4.0, 8.0)  # of layers whose decompositions take seconds
 LARGE = 400_000  # weights
-SOLVER_STEPS, FIT_STEPS = 15, 20  # a curve needs no last digit
+SOLVER_STEPS, FIT_STEPS = 25, 20  # a curve needs no last digit
 
 
 def plan(
@@ -155,19 +155,22 @@ def _measure(model, name: str, layer: PlannedLayer, size: InputSize, data) -> No
         layer.reason = layer.reason or "too small to pay"
         return
     fit = LayerFit(model, model, name, layer.method, data)
-    options = {"n_iter_max": SOLVER_STEPS} if layer.method == "nls" else {}
-    fits = {rank: fit.at(rank, FIT_STEPS, **options) for rank in ranks}
-    layer.curve = {rank: error for rank, (_, error) in fits.items()}
+    middle = ranks[len(ranks) // 2]
+    if layer.method == "nls":
+        fits = {rank: fit.at(rank, FIT_STEPS, n_iter_max=SOLVER_STEPS) for rank in ranks}
+        layer.curve = {rank: error for rank, (_, error) in fits.items()}
+        factored = fits[middle][0]
+    else:
+        layer.curve = fit.cut_errors(ranks)
+        factored = None if data is None else fit.at(middle, 0)[0]
     if data is not None:
-        factored, error = fits[ranks[len(ranks) // 2]]
-        layer.sensitivity = sensitivity(model, name, factored, error, data)
+        layer.sensitivity = sensitivity(model, name, factored, layer.curve[middle], data)
 
 
 def _ranks(module: nn.Module, layer: PlannedLayer) -> list[int]:
     """Ranks to try, those whose multiplies are a good part fewer."""
-    factors = FACTORS if math.prod(layer.kernel) < LARGE else LARGE_FACTORS
-    if layer.method != "nls":
-        factors = FACTORS  # an SVD takes no time
+    slow = layer.method == "nls" and math.prod(layer.kernel) >= LARGE
+    factors = LARGE_FACTORS if slow else FACTORS
     cost = layer.multiplies
     ranks = {max(1, int(cost.dense / (factor * cost.each))) for factor in factors}
     return sorted(r for r in ranks if cost(r) < cost.dense and r <= _most(module))

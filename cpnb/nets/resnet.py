@@ -5,14 +5,15 @@ shortcut that changes size takes every second pixel and pads the maps with zeros
 so it has no weights.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpnb.data.characters import data_root
-from cpnb.nets.weights import load_weights
+from cpnb.nets.weights import CheckpointError, load_weights, read_weights
+from cpnb.runs.places import shipped
+
+RESNET_WEIGHTS = shipped("data/resnet20-characters.safetensors")
 
 
 class BasicBlock(nn.Module):
@@ -36,13 +37,15 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """(N, 3, 32, 32) → (N, num_classes) logits; conv1, bn1, layer1 … layer3, linear.
+    """(N, in_channels, H, W) → (N, num_classes) logits; conv1, bn1, layer1 … layer3, linear.
 
     Parameters
     ----------
     depth : int
         6n + 2: 20, 32, 44, 56, …
     num_classes : int
+    in_channels : int
+        3, or 1 for grey images; their size does not matter.
 
     Raises
     ------
@@ -50,12 +53,12 @@ class CifarResNet(nn.Module):
         If depth is not of that form.
     """
 
-    def __init__(self, depth: int = 20, num_classes: int = 10):
+    def __init__(self, depth: int = 20, num_classes: int = 10, in_channels: int = 3):
         super().__init__()
         if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth={depth!r}; accepted is 6n + 2, such as 20 or 56")
         blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, blocks, 1)
         self.layer2 = _stage(16, 32, blocks, 2)
@@ -74,14 +77,16 @@ def _stage(maps_in: int, maps: int, blocks: int, stride: int) -> nn.Sequential:
 
 
 def load_cifar_resnet(depth: int = 20, path=None) -> CifarResNet:
-    """A `CifarResNet` in evaluation mode, with weights from a safetensors file.
+    """A trained `CifarResNet` in evaluation mode, from a safetensors file.
 
     Parameters
     ----------
     depth : int
     path : path-like, optional
-        By default ``cifar10-resnets/resnet{depth}.safetensors`` where data sets lie, see
-        :func:`cpnb.load_dataset`.
+        Numbers of classes and of input channels are those of the file. By default
+        ``cifar10-resnets/resnet{depth}.safetensors`` where data sets lie
+        (:func:`cpnb.load_dataset`) or, where there is none and depth is 20, the ResNet-20 that
+        ships: trained on 24×24 drawn characters, 37 classes.
 
     Raises
     ------
@@ -90,7 +95,14 @@ def load_cifar_resnet(depth: int = 20, path=None) -> CifarResNet:
     CheckpointError
         The file is damaged or of another network; mismatching keys are listed.
     """
-    name = f"cifar10-resnets/resnet{depth}.safetensors"
-    model = CifarResNet(depth)
-    load_weights(model, data_root() / name if path is None else Path(path))
+    if path is None:
+        path = data_root() / f"cifar10-resnets/resnet{depth}.safetensors"
+        if depth == 20 and not path.is_file():
+            path = RESNET_WEIGHTS
+    tensors = read_weights(path)[0]
+    ends = [tensors.get(key) for key in ("linear.weight", "conv1.weight")]
+    if any(end is None for end in ends):
+        raise CheckpointError(f"{path} holds no CifarResNet: conv1 or linear is missing")
+    model = CifarResNet(depth, num_classes=len(ends[0]), in_channels=ends[1].shape[1])
+    load_weights(model, path)
     return model.eval()

@@ -33,7 +33,8 @@ def divergence(model: nn.Module, reference: nn.Module, data, batch_size: int = 6
     with evaluation_mode(model), evaluation_mode(reference):
         for images in image_batches(data, batch_size, name="data"):
             images = images.to(device)
-            ours, theirs = (logits_in(m(images)).double().log_softmax(1) for m in (model, reference))
+            logits = (logits_in(m(images)).double() for m in (model, reference))
+            ours, theirs = (values.log_softmax(1) for values in logits)
             total += float((theirs.exp() * (theirs - ours)).sum())
             count += theirs[:, 0].numel()
     return total / count

@@ -8,10 +8,12 @@ factor, is cut by the SVD in the metric of its inputs (Denton et al., 2014).
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from cpnb.cp.norms import covariances
 from cpnb.layers.copies import copied
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.surgery import decompose
@@ -63,11 +65,35 @@ class LayerFit:
         **solver_options
             Of :func:`cpnb.cp_nls`, for CP.
         """
-        options = solver_options if self.method == "nls" else {"weight": self.covariance}
-        factored = decompose(self.alone, {"layer": rank}, self.method, **options).layer
-        if self.moments is not None:
-            return factored, _fitted(factored, self.alone.layer, self.moments, fit_steps)
-        return factored, relative_error(self.alone.layer, factored, self.covariance)
+        if self.method != "nls":
+            options = {"weight": self.covariance}
+            factored = decompose(self.alone, {"layer": rank}, self.method, **options).layer
+            return factored, self.cut_errors([rank])[rank]
+        if self.moments is None:
+            factored = decompose(self.alone, {"layer": rank}, **solver_options).layer
+            return factored, factored.rel_error
+        # The solver takes what each mode by itself knows of the patches; the fit takes the rest.
+        conv = self.alone.layer
+        metric = [None, *self.moments[0].by_mode(conv.kernel_size)]
+        factored = CPConv2d.from_conv(conv, rank, weight=metric, **solver_options)
+        return factored, _fitted(factored, conv, self.moments, fit_steps)
+
+    def cut_errors(self, ranks) -> dict[int, float]:
+        """Relative errors of the SVD at each rank, from one set of singular values."""
+        squares = self._squares
+        whole = max(float(squares.sum()), 1e-300)
+        return {r: math.sqrt(float(squares[:, r:].clamp_min(0).sum()) / whole) for r in ranks}
+
+    @cached_property
+    def _squares(self) -> Tensor:
+        """Squared singular values of WΣ^½ for each group, (groups, T/groups), falling."""
+        dense = self.alone.layer
+        groups = getattr(dense, "groups", 1)
+        kernels = dense.weight.detach().double().flatten(1).unflatten(0, (groups, -1))
+        if self.covariance is None:
+            return torch.linalg.eigvalsh(kernels @ kernels.mT).flip(1)
+        sigmas = torch.stack(covariances(self.covariance, groups * kernels.shape[-1], groups))
+        return torch.linalg.eigvalsh(kernels @ sigmas.to(kernels) @ kernels.mT).flip(1)
 
 
 def _fitted(factored: CPConv2d, conv: nn.Conv2d, moments: list[PatchMoments], steps: int) -> float:
@@ -76,23 +102,3 @@ def _fitted(factored: CPConv2d, conv: nn.Conv2d, moments: list[PatchMoments], st
     steps = steps if len(moments[0].patch_mean) < LARGE else min(steps, 10)
     reports = fit_to_moments(factored, conv, moments, steps, DAMPING)
     return math.sqrt(sum(report["after"] ** 2 for report in reports) / len(reports))
-
-
-def relative_error(dense: nn.Module, factored: nn.Module, covariance: Tensor | None) -> float:
-    """‖(W−Ŵ)Σ^½‖/‖WΣ^½‖ of a layer without extent in space; without Σ, of any, ‖W−Ŵ‖/‖W‖."""
-    if covariance is None:
-        return factored.rel_error
-    weight = dense.weight.detach().double().flatten(1)
-    rest = weight - factored.kernel().detach().double().flatten(1)
-    groups = getattr(dense, "groups", 1)
-    blocks = torch.stack([b.chunk(groups, 1)[g] for g, b in enumerate(covariance.chunk(groups))])
-    left, whole = (
-        torch.einsum(
-            "gts,gsu,gtu->",
-            part.unflatten(0, (groups, -1)),
-            blocks,
-            part.unflatten(0, (groups, -1)),
-        )
-        for part in (rest, weight)
-    )
-    return math.sqrt(max(float(left / whole), 0.0)) if whole > 0 else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,17 @@ class PatchMoments:
     output_mean: Tensor  # (T,)
     covariance: Tensor  # Σ, (P, P)
     cross: Tensor  # Cov(z, p̂), (T, P)
+
+    def by_mode(self, kernel_size: tuple[int, int]) -> list[Tensor]:
+        """Second moments along maps (S, S), rows (d_y, d_y) and columns (d_x, d_x) alone.
+
+        Their Kronecker product is Σ where the three do not interact; each has a mean diagonal of 1.
+        """
+        sigma = self.covariance.reshape(
+            -1, *kernel_size, len(self.covariance) // math.prod(kernel_size), *kernel_size
+        )
+        parts = [torch.einsum(rule, sigma) for rule in ("sijtij->st", "sijskj->ik", "sijsik->jk")]
+        return [part / part.diagonal().mean().clamp_min(1e-300) for part in parts]
 
     @property
     def constant(self) -> bool:

@@ -135,7 +135,7 @@ def _fit(
     basis, norms = _basis(parts)
     output = output * norms
     before = after = _error(output, basis, target, sigma)
-    new_parts = _descended(parts, target, sigma, n_iter_max, damping) if n_iter_max else parts
+    new_parts = _descended(parts, target, sigma, n_iter_max, damping)
     new_basis, new_norms = _basis(new_parts)
     product, root = _normal_equations(new_basis, target @ sigma, sigma, damping)
     new_output = torch.cholesky_solve(product.T, root).T
@@ -158,6 +158,9 @@ def _descended(
     parts, target: Tensor, sigma: Tensor, n_iter_max: int, damping: float
 ) -> list[Tensor]:
     """The parts (R, S), (R, d_y), (R, d_x) by L-BFGS; their output factor follows from them."""
+    if not n_iter_max:
+        return parts
+    # In the metric of each mode, as unknowns U L, convergence is no faster: it was tried.
     parts = [part.clone().requires_grad_() for part in parts]
     optimizer = torch.optim.LBFGS(
         parts, max_iter=n_iter_max, history_size=20, line_search_fn="strong_wolfe",
