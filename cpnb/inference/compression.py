@@ -26,7 +26,7 @@ from cpnb.training.layer_fit import LayerFit
 from cpnb.training.seen import find_part
 from cpnb.training.signature import same_signature, signature
 
-SOLVER_STEPS, FIT_STEPS = 50, 200
+SOLVER_STEPS, FIT_STEPS = 50, 100
 
 
 def compress(

@@ -24,8 +24,8 @@ from cpnb.training.divergence import sensitivity
 from cpnb.training.layer_fit import LayerFit
 
 LEAST_SHARE = 0.001  # of the net's multiplies: a layer with less is too small to pay
-FACTORS = (1.2, 1.6, 2.2, 3.0, 4.5, 7.0, 12.0)  # fewer multiplies at which a curve is measured
-LARGE_FACTORS = (1.3, 2.2, 4.0, 8.0)  # of layers whose decompositions take seconds
+FACTORS = (1.3, 1.9, 3.0, 5.0, 9.0)  # fewer multiplies at which a curve is measured
+LARGE_FACTORS = (1.4, 2.4, 5.0)  # of layers whose decompositions take seconds
 LARGE = 400_000  # weights
 SOLVER_STEPS, FIT_STEPS = 25, 20  # a curve needs no last digit
 
