@@ -14,7 +14,7 @@ UNFINISHED := $(VENV)/.unfinished
 
 NOTEBOOKS = $(filter-out %.failed.ipynb,$(sort $(wildcard notebooks/[0-9]*.ipynb)))
 REPLICATED = $(filter notebooks/00_% notebooks/01_% notebooks/02_% notebooks/03_% notebooks/04_% \
-	notebooks/05_% notebooks/06_% notebooks/07_% notebooks/08_%,$(NOTEBOOKS))
+	notebooks/05_% notebooks/06_% notebooks/07_% notebooks/08_% notebooks/09_%,$(NOTEBOOKS))
 REPORTED = $(filter notebooks/10_%,$(NOTEBOOKS))
 OUT = $(RESULTS)/$(SIZE)
 PARAMETERS = notebooks/parameters/$(SIZE).yaml
@@ -52,7 +52,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch $(STAMP)
 
 replicate: export CPNB_RESULTS = $(abspath $(RESULTS))
-replicate: $(STAMP) ## the main job: notebooks 00 to 08 and 10; an interrupted one is taken up again (SIZE=standard|full)
+replicate: $(STAMP) ## the main job: notebooks 00 to 10; an interrupted one is taken up again (SIZE=standard|full)
 	@status=0; \
 	$(PYTHON) -m cpnb sweep $(REPLICATED) --parameters $(PARAMETERS) --out $(OUT) || status=1; \
 	$(PYTHON) -m cpnb sweep $(REPORTED) --parameters $(PARAMETERS) --out $(OUT) --force || status=1; \
