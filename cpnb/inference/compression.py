@@ -2,7 +2,8 @@
 
 Each layer is decomposed and fitted to the outputs of the one it replaces, on the inputs that the
 layers before it, compressed already, now give (the data reconstruction of Jaderberg et al., 2014,
-in the asymmetric form of Zhang et al., 2016). Of the data only moments are kept. Means are taken up
+in the asymmetric form of Zhang et al., 2016); a layer that stays dense is refitted to make up for
+those before it. Of the data only moments are kept. Means are taken up
 by a bias that the fitted layers get, so that BatchNorm's statistics hold as they are: estimated
 anew on a few hundred images they would be worse than those of the whole training.
 """
@@ -22,7 +23,7 @@ from cpnb.layers.copies import copied, require_own_functions
 from cpnb.layers.replacing import become, leave_shortcuts, warn_of_ties
 from cpnb.nets.factored import load_factored, save_factored
 from cpnb.nets.weights import read_weights
-from cpnb.training.layer_fit import LayerFit
+from cpnb.training.layer_fit import LayerFit, refit
 from cpnb.training.seen import find_part
 from cpnb.training.signature import same_signature, signature
 
@@ -67,24 +68,30 @@ def compress(
         The plan factors no layer, or one that it does not know or the model does not have; data
         without images; a checkpoint of another model or plan.
     """
-    names = _in_order(model, plan)
     require_images(data)
+    names = _in_order(model, plan, data)
     options = {"n_iter_max": SOLVER_STEPS} | solver_options
     job = _Job.of(model, plan, names, options, checkpoint)
     small, done = job.resumed(model)
     for name in tqdm(names[done:], "compress", len(names), initial=done, disable=not progress):
-        method = plan.layers[name].method
-        fit = LayerFit(small, model, name, method, data)
-        steps = options if method == "nls" else {}
-        factored, _ = fit.at(plan.ranks[name], FIT_STEPS, **steps)
-        become(small.get_submodule(name), factored, name)
+        if name in plan.ranks:
+            method = plan.layers[name].method
+            fit = LayerFit(small, model, name, method, data)
+            steps = options if method == "nls" else {}
+            factored, _ = fit.at(plan.ranks[name], FIT_STEPS, **steps)
+            become(small.get_submodule(name), factored, name)
+        else:
+            refit(small, model, name, data)
         job.save(small, done := done + 1)
     leave_shortcuts(small)
     return small.eval()
 
 
-def _in_order(model: nn.Module, plan: Plan) -> list[str]:
-    """The planned layers in the order in which the plan saw them run."""
+def _in_order(model: nn.Module, plan: Plan, data) -> list[str]:
+    """The layers to work on in the order in which the plan saw them run.
+
+    With data, dense layers behind the first factored one are refitted, where they are plain.
+    """
     if not plan.ranks:
         raise ValueError("plan.ranks is empty: no layer is to be factored")
     known = [name for name, layer in plan.layers.items() if layer.method]
@@ -95,7 +102,10 @@ def _in_order(model: nn.Module, plan: Plan) -> list[str]:
         module, kernel = find_part(model, name, "model"), plan.layers[name].kernel
         if tuple(getattr(module, "weight", torch.empty(0)).shape) != kernel:
             raise ValueError(f"plan was made for another model: its layer {name!r} has {kernel}")
-    return [name for name in plan.layers if name in plan.ranks]
+    order = list(plan.layers)
+    behind = order[min(order.index(name) for name in plan.ranks) :]
+    refitted = {name for name in behind if data is not None and plan.layers[name].method}
+    return [name for name in behind if name in plan.ranks or name in refitted]
 
 
 @dataclass
@@ -109,7 +119,7 @@ class _Job:
 
     @classmethod
     def of(cls, model, plan: Plan, names, options: dict, path) -> _Job:
-        layers = [[name, plan.layers[name].method, plan.ranks[name]] for name in names]
+        layers = [[name, plan.layers[name].method, plan.ranks.get(name)] for name in names]
         whole = signature([p for p in model.parameters() if p.numel()])
         return cls(None if path is None else Path(path), layers, repr(options), whole)
 
@@ -117,7 +127,7 @@ class _Job:
         """A copy of the model, compressed as far as the file says, and how many layers are."""
         if self.path is None or not self.path.exists():
             small = copied(model)
-            warn_of_ties(small, [name for name, _, _ in self.layers])
+            warn_of_ties(small, [name for name, _, rank in self.layers if rank])
             require_own_functions(small, model)
             return small, 0
         told = read_weights(self.path)[1].get("compress", {})

@@ -18,10 +18,11 @@ from cpnb.layers.copies import copied
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.surgery import decompose
 from cpnb.training.moments import PatchMoments, patch_moments
-from cpnb.training.patches import LARGE, fit_to_moments
+from cpnb.training.patches import LARGE, fit_to_moments, regression
 from cpnb.training.reconstruct import input_covariance
 
 POSITIONS = 256  # of each image: neighbouring patches are alike
+LARGEST = 4608  # values of a patch of a dense layer to refit: 3×3 of 512 maps
 DAMPING = 1e-4  # of the terms, a tenth of fit_to_patches' own: less error, and no training follows
 
 
@@ -94,6 +95,35 @@ class LayerFit:
             return torch.linalg.eigvalsh(kernels @ kernels.mT).flip(1)
         sigmas = torch.stack(covariances(self.covariance, groups * kernels.shape[-1], groups))
         return torch.linalg.eigvalsh(kernels @ sigmas.to(kernels) @ kernels.mT).flip(1)
+
+
+@torch.no_grad()
+def refit(model: nn.Module, reference: nn.Module, layer: str, data) -> bool:
+    """Let a layer that stays dense make up, in place, for the errors of those below it.
+
+    Its weights become those of the ridge regression of its outputs in ``reference`` on its inputs
+    in ``model``, drawn towards what they were. A layer of which the data tell too little, with less
+    than four patches for each value of a patch, stays as it is.
+
+    Returns
+    -------
+    bool
+        Whether it was changed.
+    """
+    own, dense = (m.get_submodule(layer) for m in (model, reference))
+    groups = getattr(dense, "groups", 1)
+    if dense.weight[0].numel() > LARGEST:
+        return False
+    moments = patch_moments(model, reference, layer, data, positions=POSITIONS)
+    if moments[0].count < 4 * len(moments[0].patch_mean):
+        return False
+    kernels = dense.weight.double().flatten(1).chunk(groups)
+    found = [regression(k, m)[0] for k, m in zip(kernels, moments, strict=True)]
+    own.weight.copy_(torch.cat(found).view_as(own.weight))
+    if own.bias is not None:
+        means = [m.output_mean - k @ m.patch_mean for k, m in zip(found, moments, strict=True)]
+        own.bias.copy_(torch.cat(means))
+    return True
 
 
 def _fitted(factored: CPConv2d, conv: nn.Conv2d, moments: list[PatchMoments], steps: int) -> float:

@@ -28,6 +28,7 @@ class PatchMoments:
     output_mean: Tensor  # (T,)
     covariance: Tensor  # Σ, (P, P)
     cross: Tensor  # Cov(z, p̂), (T, P)
+    count: int = 0  # patches seen
 
     def by_mode(self, kernel_size: tuple[int, int]) -> list[Tensor]:
         """Second moments along maps (S, S), rows (d_y, d_y) and columns (d_x, d_x) alone.
@@ -57,14 +58,15 @@ def patch_moments(
     positions: int | None = None,
     centred: bool | None = None,
 ) -> list[PatchMoments]:
-    """Moments of a convolution's input patches in ``model`` and its outputs in ``reference``.
+    """Moments of a layer's input patches in ``model`` and its outputs in ``reference``.
 
     Parameters
     ----------
     model : nn.Module
         The network with the layers below approximated; its ``layer`` may be, too.
     reference : nn.Module
-        The full network, whose ``layer`` is an ``nn.Conv2d``.
+        The full network, whose ``layer`` is an ``nn.Conv2d``, or an ``nn.Linear``, whose patches
+        are its inputs.
     layer : str
     loader : Dataset or DataLoader
         Images, with labels or without.
@@ -88,7 +90,8 @@ def patch_moments(
         loader has no samples; there is NaN or Inf at the layer; its patches are all alike (without
         a bias, all zero).
     """
-    conv = convolution_of(reference, layer)
+    linear = isinstance(find_part(reference, layer, "reference"), nn.Linear)
+    conv = as_convolution(reference, layer) if linear else convolution_of(reference, layer)
     student, teacher = find_part(model, layer, "model"), find_part(reference, layer, "reference")
     groups, count, calls, device = [], 0, None, device_of(model)
     generator = torch.Generator().manual_seed(0)
@@ -98,6 +101,8 @@ def patch_moments(
             calls = calls or calls_of(model, student, images)
             sides = seen(model, student, images, calls), seen(reference, teacher, images, calls)
             for (x, _), (_, z) in zip(*sides, strict=True):
+                if linear:
+                    x, z = (maps.flatten(0, -2)[..., None, None] for maps in (x, z))
                 padded = _padded(x, conv)
                 rows, columns = (len(_starts(padded.shape[i], conv, i)) for i in (-2, -1))
                 if z.shape[-2:] != (rows, columns) or len(z) != len(x):
@@ -145,7 +150,7 @@ class _Sums:
         patch, output = patch + self.patch, output + self.output
         if not centred:
             covariance, cross = covariance + patch.outer(patch), cross + output.outer(patch)
-        return PatchMoments(patch, output, covariance, cross)
+        return PatchMoments(patch, output, covariance, cross, count)
 
 
 def _padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -174,6 +179,16 @@ def _patches(padded: Tensor, conv: nn.Conv2d, rows: Tensor, columns: Tensor) -> 
     maps_last = padded.permute(0, 2, 3, 1).contiguous()  # whole rows of maps are read at once
     found = maps_last[:, i, j].unflatten(-1, (conv.groups, -1))  # (N, k, d_y, d_x, groups, S/g)
     return found.permute(4, 0, 1, 5, 2, 3).flatten(3).flatten(1, 2)
+
+
+def as_convolution(reference: nn.Module, layer: str) -> nn.Conv2d:
+    """The 1×1 convolution that computes what a fully-connected layer does."""
+    linear = plain(find_part(reference, layer, "reference"), nn.Linear, f"layer {layer!r}")
+    bias = linear.bias is not None
+    conv = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=bias, device="meta")
+    conv.weight = nn.Parameter(linear.weight.detach()[:, :, None, None])
+    conv.bias = nn.Parameter(linear.bias.detach()) if bias else None
+    return conv
 
 
 def convolution_of(reference: nn.Module, layer: str) -> nn.Conv2d:

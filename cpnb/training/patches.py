@@ -128,10 +128,7 @@ def _fit(
         terms = float((output * _basis(parts)[1]).square().sum() / size)
         factors = balance([output, *(part.T for part in parts)])
         return factors, {"before": 0.0, "after": 0.0, "degeneracy": terms}
-    covariance, cross = moments.covariance.to(kernel), moments.cross.to(kernel)
-    sigma = covariance + RIDGE * _eye(covariance)
-    # W* of the ridge regression that is drawn towards W, not towards zero.
-    target = kernel + torch.linalg.solve(sigma, (cross - kernel @ covariance).T).T
+    target, sigma = regression(kernel, moments)
     basis, norms = _basis(parts)
     output = output * norms
     before = after = _error(output, basis, target, sigma)
@@ -145,6 +142,13 @@ def _fit(
     degeneracy = float(output.square().sum() / target.square().sum())
     factors = balance([output / norms, *(part.T for part in parts)])
     return factors, {"before": before, "after": after, "degeneracy": degeneracy}
+
+
+def regression(kernel: Tensor, moments: PatchMoments) -> tuple[Tensor, Tensor]:
+    """W* (T, P) of the ridge regression that is drawn towards W, not towards zero; and its Σ."""
+    covariance, cross = moments.covariance.to(kernel), moments.cross.to(kernel)
+    sigma = covariance + RIDGE * _eye(covariance)
+    return kernel + torch.linalg.solve(sigma, (cross - kernel @ covariance).T).T, sigma
 
 
 def _error(output: Tensor, basis: Tensor, target: Tensor, sigma: Tensor) -> float:

@@ -27,7 +27,15 @@ def small_net():
 
 @pytest.fixture(scope="module")
 def planned():
-    return cpnb.plan(small_net(), images(1), images(), multiplies=0.45, progress=False)
+    found = cpnb.plan(small_net(), images(1), images(), multiplies=0.6, progress=False)
+    found.ranks = {"2": 8, "5": 12}
+    return found
+
+
+def edited(plan, ranks):
+    changed = plan.within(0.6)
+    changed.ranks = ranks
+    return changed
 
 
 def test_data_help(planned):
@@ -91,7 +99,7 @@ def test_a_checkpoint_of_another_job_is_refused(planned, tmp_path):
     net, path = small_net(), tmp_path / "job.safetensors"
     cpnb.compress(net, planned, checkpoint=path, progress=False)
     with pytest.raises(ValueError, match="is of another model, plan or options; remove it"):
-        cpnb.compress(net, planned.within(0.6), checkpoint=path, progress=False)
+        cpnb.compress(net, edited(planned, {"2": 7}), checkpoint=path, progress=False)
     with torch.no_grad():
         net[2].weight.mul_(-1)
     with pytest.raises(ValueError, match="is of another model"):
@@ -99,16 +107,28 @@ def test_a_checkpoint_of_another_job_is_refused(planned, tmp_path):
 
 
 def test_plans_that_do_not_fit_are_refused(planned):
-    net, edited = small_net(), planned.within(0.6)
-    edited.ranks = {}
+    net = small_net()
     with pytest.raises(ValueError, match="plan.ranks is empty"):
-        cpnb.compress(net, edited)
-    edited.ranks = {"0": 4, "zzz": 2}
+        cpnb.compress(net, edited(planned, {}))
     with pytest.raises(ValueError, match="names zzz; it may name"):
-        cpnb.compress(net, edited)
+        cpnb.compress(net, edited(planned, {"2": 4, "zzz": 2}))
     other = nn.Sequential(*small_net())
     other[2] = nn.Conv2d(8, 16, 5, padding=2)
     with pytest.raises(ValueError, match="made for another model: its layer '2'"):
         cpnb.compress(other, planned)
     with pytest.raises(ValueError, match="data has no images"):
         cpnb.compress(net, planned, torch.empty(0, 3, 12, 12))
+
+
+def test_layers_that_stay_dense_make_up_for_those_before_them():
+    """Only the first is factored; the linear head behind it moves, and that helps."""
+    net, data = small_net(), images(256)
+    plan = cpnb.plan(net, data[:1], data, multiplies=0.9, layers=["2"], progress=False)
+    plan.ranks = {"2": 4}
+    plan.layers["12"].method = ""  # left out of the refit
+    without = cpnb.compress(net, plan, data, progress=False)
+    assert torch.equal(without[12].weight, net[12].weight)
+    plan.layers["12"].method = "svd"
+    with_it = cpnb.compress(net, plan, data, progress=False)
+    assert not torch.equal(with_it[12].weight, net[12].weight)
+    assert divergence(with_it, net, data) < divergence(without, net, data)
