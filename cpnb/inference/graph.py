@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
+from cpnb.inference.fused.chain import foreign
 from cpnb.layers.cp import CPConv2d
 
-NO_EFFECT = (nn.Identity, nn.Dropout, nn.Dropout2d)
+NO_EFFECT = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth)  # in evaluation mode
 ACTIVATIONS = {
     **{nn.ReLU: "relu", F.relu: "relu", torch.relu: "relu", "relu": "relu", "relu_": "relu"},
     **{nn.ReLU6: "relu6", F.relu6: "relu6", nn.SiLU: "silu", F.silu: "silu", F.relu_: "relu"},
+    **{nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid"},
 }
+PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 FLATTENS = (nn.Flatten, torch.flatten, "flatten", "view", "reshape")
 POOLS = {
@@ -43,8 +47,8 @@ class Step:
     Attributes
     ----------
     kind
-        "input", "conv", "factored", "linear", "maximum", "mean", "sum", "scale", "activation" or
-        "flatten".
+        "input", "conv", "factored", "linear", "maximum", "mean", "sum", "product", "concat",
+        "scale", "activation" or "flatten".
     inputs
         Steps that it reads; the second of a conv or factored layer is added to its result.
     shape
@@ -56,7 +60,7 @@ class Step:
         kernel_size, stride, padding, dilation, pairs each; groups; whole (whether a mean counts
         the padding).
     activation
-        None, "relu", "relu6" or "silu".
+        None, "relu", "relu6", "silu" or "sigmoid".
     """
 
     kind: str
@@ -69,7 +73,7 @@ class Step:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module, name):
-        return isinstance(module, CPConv2d) or super().is_leaf_module(module, name)
+        return isinstance(module, (CPConv2d, StochasticDepth)) or super().is_leaf_module(module, name)
 
 
 def steps_of(model: nn.Module, example: Tensor) -> list[Step]:
@@ -81,18 +85,36 @@ def steps_of(model: nn.Module, example: Tensor) -> list[Step]:
         It branches on its input, keeps something from call to call, or has a layer that there is no
         step for.
     """
-    before = {name: dict(vars(part)) for name, part in model.named_modules()}
+    for name, part in model.named_modules():
+        if reason := _unlike_its_type(part):
+            raise NotTaken(f"of {name or type(part).__name__}: {reason}")
+    before = {name: _kept(part) for name, part in model.named_modules()}
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # whatever the model does with a tensor that is none
         raise NotTaken(f"it cannot be traced: {str(error).splitlines()[0][:120]}") from error
     for name, part in model.named_modules():
-        if any(value is not before[name].get(key) for key, value in vars(part).items()):
+        if _kept(part) != before[name]:
             raise NotTaken(f"{name or type(part).__name__} keeps something from call to call")
     traced = fx.GraphModule(model, graph)
-    traced.graph.eliminate_dead_code()
     ShapeProp(traced).propagate(example)
     return _simplified(_read(traced))
+
+
+def _unlike_its_type(part: nn.Module) -> str | None:
+    if part._forward_hooks or part._forward_pre_hooks:
+        return "it has hooks"
+    if "forward" in vars(part):
+        return "its forward was replaced"
+    loose = [name for name in ("weight", "bias") if name in vars(part)]
+    return f"its {loose[0]} is no parameter, but set from outside" if loose else None
+
+
+def _kept(part: nn.Module) -> dict:
+    """What a call could change: which values a module has, and how much is in its containers."""
+    values = vars(part) | part._buffers | part._parameters
+    sizes = {k: len(v) for k, v in values.items() if isinstance(v, (list, dict, set))}
+    return {name: (id(value), sizes.get(name)) for name, value in values.items()}
 
 
 def _read(traced: fx.GraphModule) -> list[Step]:
@@ -130,9 +152,13 @@ def _step(node: fx.Node, traced: fx.GraphModule, made: dict) -> Step | None:
     inputs = [step for step in inputs if step is not None]
     if what in SUMS and len(inputs) == 2 and not node.kwargs and inputs[0].shape == inputs[1].shape == shape:
         return Step("sum", inputs, shape)
+    if what in PRODUCTS and len(inputs) == 2 and not node.kwargs:
+        return Step("product", inputs, shape)
+    if what is torch.cat:
+        return _concat(node, made, shape)
     if len(inputs) != 1 or len(shape) not in (2, 4):
         raise NotTaken(f"there is no step for {_name(what)}")
-    if isinstance(module, NO_EFFECT) or what in (F.dropout, F.dropout2d):
+    if type(module) in NO_EFFECT or what in (F.dropout, F.dropout2d):
         return inputs[0]
     if what in ACTIVATIONS:
         return Step("activation", inputs, shape, activation=ACTIVATIONS[what])
@@ -152,6 +178,8 @@ def _name(what) -> str:
 
 def _layer(module: nn.Module, inputs: list[Step], shape) -> Step:
     if isinstance(module, CPConv2d):
+        if reason := foreign(module):
+            raise NotTaken(f"of a factored layer: {reason}")
         return _factored(module, inputs, shape)
     if type(module) is nn.Conv2d and module.padding_mode == "zeros":
         weights = {"weight": module.weight.detach(), "bias": _bias(module)}
@@ -212,6 +240,14 @@ def _pair(value) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
+def _concat(node: fx.Node, made: dict, shape) -> Step:
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    inputs = [made.get(one) for one in node.args[0]]
+    if axis not in (1, 1 - len(shape)) or None in inputs:
+        raise NotTaken("something is put together along another axis than the channels")
+    return Step("concat", inputs, shape)
+
+
 def _pool(node, module, what, inputs, shape) -> Step:
     if what in SHRINKS:
         size = inputs[0].shape[2:]
@@ -226,18 +262,20 @@ def _pool(node, module, what, inputs, shape) -> Step:
             module = kind(*node.args[1:], **node.kwargs)
         except TypeError as error:
             raise NotTaken(f"{_name(what)} is called in a way of its own") from error
-    if _pair(getattr(module, "dilation", 1)) != (1, 1) or module.ceil_mode:
-        raise NotTaken("a pooling is dilated, or rounds its size up")
+    up = module.ceil_mode
+    if _pair(getattr(module, "dilation", 1)) != (1, 1) or (up and POOLS[type(module)] == "mean"):
+        raise NotTaken("a pooling is dilated, or is a mean that rounds its size up")
     if getattr(module, "divisor_override", None) or getattr(module, "return_indices", False):
         raise NotTaken("a pooling divides by a number of its own, or returns indices")
     options = {n: _pair(getattr(module, n)) for n in ("kernel_size", "stride", "padding")}
-    options["whole"] = getattr(module, "count_include_pad", True)
+    options |= {"whole": getattr(module, "count_include_pad", True), "up": up}
     return Step(POOLS[type(module)], inputs, shape, options=options)
 
 
 def _simplified(read: list[Step]) -> list[Step]:
     """The steps with what can be drawn into others; the last one is the output's."""
-    output, steps = read[-1], read[:-1]
+    output = read[-1]
+    steps = _needed(read[:-1], output)
     for draw in (_draw_scale, _draw_sum, _draw_activation):
         for step in list(steps):
             readers = [other for other in steps for one in other.inputs if one is step]
@@ -250,6 +288,13 @@ def _simplified(read: list[Step]) -> list[Step]:
                     other.inputs = [step if one is reader else one for one in other.inputs]
                 output = step if output is reader else output
     return [*(step for step in steps if step is not output), output]
+
+
+def _needed(steps: list[Step], output: Step) -> list[Step]:
+    needed = {output}
+    for step in reversed(steps):
+        needed.update(step.inputs if step in needed else [])
+    return [step for step in steps if step in needed or step.kind == "input"]
 
 
 def _draw_scale(step: Step, reader: Step, steps: list[Step]) -> bool:

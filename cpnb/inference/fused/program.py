@@ -69,7 +69,10 @@ class Program:
         self._ops: list[native.Op] = []
         self._memory = Memory(self._packer, _as_maps(steps))
         for i, step in enumerate(self._memory.steps):
-            getattr(self, f"_{step.kind}")(step)
+            prepare = getattr(self, f"_{step.kind}", None)
+            if prepare is None or step.activation not in ACTIVATIONS:
+                raise NotTaken(f"there is no kernel for {step.activation or step.kind}")
+            prepare(step)
             self._memory.pass_by(i)
         self.out_shape = steps[-1].shape
         self._store(self._memory.steps[-1])
