@@ -26,7 +26,7 @@ RECORD_TIME = $(PYTHON) -c 'import sys, time, cpnb; t, s, size, start = sys.argv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help replicate test lab sweep report notebooks bench-inference bench-solver lint clean
+.PHONY: help replicate test lab sweep report notebooks bench-inference bench-solver gpu lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -89,6 +89,9 @@ bench-inference: $(STAMP) ## dense, factored, optimised in all runtimes (ARGS=--
 
 bench-solver: $(STAMP) ## CP solvers side by side, error against seconds (ARGS=--quick: 2 minutes; peers: pip install -e .[bench])
 	$(PYTHON) benchmarks/bench_solver.py $(ARGS)
+
+gpu: $(STAMP) ## where there is CUDA, all that needs it in nine minutes; elsewhere it says so
+	$(PYTHON) benchmarks/gpu.py
 
 lint: $(STAMP) ## ruff over module, tests and notebooks
 	$(BIN)/ruff check .

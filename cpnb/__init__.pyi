@@ -24,6 +24,8 @@ from .nets.alexnet import (
     AlexNet, SmallAlexNet, block_diagonal, load_alexnet, load_small_alexnet, open_alexnet,
 )  # fmt: skip
 from .nets.charnet import CharNet, Maxout, load_charnet
+from .nets.factored import load_factored, save_factored
+from .nets.resnet import CifarResNet, load_cifar_resnet
 from .nets.squeezenet import expand_layers, load_squeezenet, rank_for
 from .nets.weights import CheckpointError, load_weights, save_weights
 
@@ -32,8 +34,11 @@ from .training.finetuning import TrainingError, finetune, train
 from .training.patches import fit_to_patches, patch_moments
 from .training.reconstruct import gradient_weights, input_covariance, reconstruct_on_data
 
+from .inference.compression import compress
 from .inference.counts import count_multiplies, multiplies_per_layer
 from .inference.latency import (
     Latency, fastest_dense, measure_fastest, measure_interleaved, measure_latency, speedup,
 )  # fmt: skip
 from .inference.optimise import optimize_for_inference
+from .inference.plan import Plan
+from .inference.planning import plan

@@ -138,6 +138,13 @@ class CPConv2d(ConvStandIn):
     def bias(self) -> Tensor | None:
         return self.expand.bias
 
+    def add_bias(self) -> None:
+        """Give the layer a bias of zeros if it has none: a fit to data can take up means by it."""
+        if self.expand.bias is None:
+            weight = self.expand.weight
+            zeros = weight.new_zeros(self.expand.out_channels)
+            self.expand.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
+
     def kernel(self) -> Tensor:
         """The rebuilt kernel, (T, S/groups, d_y, d_x)."""
         parts = (

@@ -64,13 +64,19 @@ def load_weights(model: nn.Module, path) -> dict:
         If the file is corrupt or truncated, or if a tensor is missing, left over, or of another
         shape than the model's: then all of these are listed, and the model is left untouched.
     """
-    tensors, header = _read(path)
+    tensors, metadata = read_weights(path)
     # Other libraries' files often lack BatchNorm's counters, which no evaluation reads.
     counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
     tensors = counters | tensors
     check_fit(model, tensors, path)
     model.load_state_dict(tensors)
-    return {key: _decode(value) for key, value in header.items()}
+    return metadata
+
+
+def read_weights(path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and metadata of a safetensors file; errors are those of `load_weights`."""
+    tensors, header = _read(path)
+    return tensors, {key: _decode(value) for key, value in header.items()}
 
 
 def names_in(path) -> list[str]:

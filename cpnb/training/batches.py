@@ -72,8 +72,11 @@ def batches(
 def image_batches(
     data, batch_size: int, shuffle: bool = False, seed: int = 0, name: str = "loader"
 ) -> Iterator[Tensor]:
-    """The images alone, as `batches` gives them; labels may be of any form, or missing."""
-    tensors = in_memory(data)
+    """The images alone, as `batches` gives them; labels may be of any form, or missing.
+
+    A tensor (N, ...) is data, too.
+    """
+    tensors = (data,) if isinstance(data, Tensor) and data.ndim > 1 else in_memory(data)
     if tensors is not None:
         for (images,) in _cut([tensors[0]], batch_size, shuffle, seed):
             yield images

@@ -164,14 +164,7 @@ def _require_samples(seen: int, counted: int, name: str) -> None:
 
 def logits_of(model: nn.Module, images: Tensor, labels: Tensor, name: str = "loader") -> Tensor:
     """The model's logits (N, classes) for labels (N,); a clear error where they do not match."""
-    output = model(images)
-    logits = output.get("logits") if isinstance(output, Mapping) else output
-    logits = getattr(logits, "logits", logits)  # GoogLeNet's in training, and many others'
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"the model must give logits (N, classes), or an output that names them `logits`; got "
-            f"a {type(output).__name__}"
-        )
+    logits = logits_in(model(images))
     if logits.ndim != 2 or len(logits) != len(labels):
         raise ValueError(
             f"the model gives outputs of shape {tuple(logits.shape)} for images of shape "
@@ -181,6 +174,18 @@ def logits_of(model: nn.Module, images: Tensor, labels: Tensor, name: str = "loa
         raise ValueError(
             f"{name}: labels run from {labels.min().item()} to {labels.max().item()}, "
             f"but the model has classes 0 to {logits.shape[1] - 1}"
+        )
+    return logits
+
+
+def logits_in(output) -> Tensor:
+    """The logits of a model's output: a tensor, or what names them `logits`."""
+    logits = output.get("logits") if isinstance(output, Mapping) else output
+    logits = getattr(logits, "logits", logits)  # GoogLeNet's in training, and many others'
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the model must give logits (N, classes), or an output that names them `logits`; got "
+            f"a {type(output).__name__}"
         )
     return logits
 

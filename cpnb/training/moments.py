@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,17 @@ class PatchMoments:
     covariance: Tensor  # Σ, (P, P)
     cross: Tensor  # Cov(z, p̂), (T, P)
 
+    def by_mode(self, kernel_size: tuple[int, int]) -> list[Tensor]:
+        """Second moments along maps (S, S), rows (d_y, d_y) and columns (d_x, d_x) alone.
+
+        Their Kronecker product is Σ where the three do not interact; each has a mean diagonal of 1.
+        """
+        sigma = self.covariance.reshape(
+            -1, *kernel_size, len(self.covariance) // math.prod(kernel_size), *kernel_size
+        )
+        parts = [torch.einsum(rule, sigma) for rule in ("sijtij->st", "sijskj->ik", "sijsik->jk")]
+        return [part / part.diagonal().mean().clamp_min(1e-300) for part in parts]
+
     @property
     def constant(self) -> bool:
         """Whether all patches are alike, up to float32."""
@@ -37,7 +49,13 @@ class PatchMoments:
 
 @torch.no_grad()
 def patch_moments(
-    model: nn.Module, reference: nn.Module, layer: str, loader, batch_size: int = 32
+    model: nn.Module,
+    reference: nn.Module,
+    layer: str,
+    loader,
+    batch_size: int = 32,
+    positions: int | None = None,
+    centred: bool | None = None,
 ) -> list[PatchMoments]:
     """Moments of a convolution's input patches in ``model`` and its outputs in ``reference``.
 
@@ -50,6 +68,14 @@ def patch_moments(
     layer : str
     loader : Dataset or DataLoader
         Images, with labels or without.
+    batch_size : int
+        For data given as a data set.
+    positions : int, optional
+        At most so many of each image's output positions are looked at, drawn at random from a
+        fixed seed; by default all. Neighbours are alike, so that a few hundred tell the most.
+    centred : bool, optional
+        Second moments about the mean, for a layer with a bias that can take the mean up; by default
+        where the convolution has one.
 
     Returns
     -------
@@ -65,19 +91,23 @@ def patch_moments(
     conv = convolution_of(reference, layer)
     student, teacher = find_part(model, layer, "model"), find_part(reference, layer, "reference")
     groups, count, calls, device = [], 0, None, device_of(model)
+    generator = torch.Generator().manual_seed(0)
     with evaluation_mode(model), evaluation_mode(reference):
         for images in image_batches(loader, batch_size):
             images = images.to(device)
             calls = calls or calls_of(model, student, images)
             sides = seen(model, student, images, calls), seen(reference, teacher, images, calls)
             for (x, _), (_, z) in zip(*sides, strict=True):
-                patches = _patches(x, conv)  # (groups, n, P)
-                outputs = z.permute(0, 2, 3, 1).flatten(0, 2)  # (n, T)
-                if patches.shape[1] != len(outputs):
+                padded = _padded(x, conv)
+                rows, columns = (len(_starts(padded.shape[i], conv, i)) for i in (-2, -1))
+                if z.shape[-2:] != (rows, columns) or len(z) != len(x):
                     raise ValueError(
-                        f"layer {layer!r} has {patches.shape[1]} positions in model and "
-                        f"{len(outputs)} in reference; they must be of one shape"
+                        f"layer {layer!r} has {len(x) * rows * columns} positions in model and "
+                        f"{z[:, 0].numel()} in reference; they must be of one shape"
                     )
+                chosen = _chosen(rows * columns, positions, generator).to(device)
+                patches = _patches(padded, conv, chosen // columns, chosen % columns)
+                outputs = z.flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)  # (n, T)
                 pairs = list(zip(patches, outputs.chunk(conv.groups, 1), strict=True))
                 groups = groups or [_Sums(p.mean(0), z.mean(0)) for p, z in pairs]
                 for group, pair in zip(groups, pairs, strict=True):
@@ -85,7 +115,8 @@ def patch_moments(
                 count += patches.shape[1]
     if not count:
         raise ValueError("loader has no samples")
-    found = [group.moments(count, centred=conv.bias is not None) for group in groups]
+    centred = conv.bias is not None if centred is None else centred
+    found = [group.moments(count, centred) for group in groups]
     if not all(
         part.isfinite().all() for group in found for part in (group.covariance, group.cross)
     ):
@@ -117,13 +148,32 @@ class _Sums:
         return PatchMoments(patch, output, covariance, cross)
 
 
-def _patches(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Input (N, S, H, W) → patches under the kernel, (groups, N·H'·W', S/groups·d_y·d_x)."""
+def _padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
-    columns = F.unfold(x, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
-    columns = columns.unflatten(1, (conv.groups, -1))  # (N, groups, P, H'·W')
-    return columns.permute(1, 0, 3, 2).flatten(1, 2)
+    return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+
+
+def _starts(size: int, conv: nn.Conv2d, axis: int) -> range:
+    """Where along an axis (-2 or -1) of the padded maps the kernel is laid."""
+    reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
+    return range(0, size - reach, conv.stride[axis])
+
+
+def _chosen(number: int, most: int | None, generator) -> Tensor:
+    """Output positions, counted row by row."""
+    if most is None or number <= most:
+        return torch.arange(number)
+    return torch.randperm(number, generator=generator)[:most]
+
+
+def _patches(padded: Tensor, conv: nn.Conv2d, rows: Tensor, columns: Tensor) -> Tensor:
+    """Patches under the kernel at output rows and columns (k,): (groups, N·k, S/groups·d_y·d_x)."""
+    (dy, dx), (sy, sx), (ey, ex) = conv.kernel_size, conv.stride, conv.dilation
+    i = rows[:, None, None] * sy + torch.arange(dy, device=rows.device)[:, None] * ey
+    j = columns[:, None, None] * sx + torch.arange(dx, device=rows.device) * ex
+    maps_last = padded.permute(0, 2, 3, 1).contiguous()  # whole rows of maps are read at once
+    found = maps_last[:, i, j].unflatten(-1, (conv.groups, -1))  # (N, k, d_y, d_x, groups, S/g)
+    return found.permute(4, 0, 1, 5, 2, 3).flatten(3).flatten(1, 2)
 
 
 def convolution_of(reference: nn.Module, layer: str) -> nn.Conv2d:

@@ -26,22 +26,35 @@ from cpnb.training.seen import find_part
 
 RIDGE = 1e-3  # share of the mean variance: patches that the data do not excite keep a say
 DAMPING = 1e-3  # the same for the terms: keeps large ones from cancelling (degeneracy)
+LARGE = 1200  # values of a patch from which on float32 must do, for time and memory
 
 
 def fit_to_patches(
-    model: nn.Module, reference: nn.Module, layer: str, loader, n_iter_max: int = 60
+    model: nn.Module,
+    reference: nn.Module,
+    layer: str,
+    loader,
+    n_iter_max: int = 60,
+    damping: float = DAMPING,
+    positions: int | None = None,
 ) -> list[dict]:
     """Fit a CP layer of ``model``, in place, to the outputs of the layer it replaced.
 
     Start from any fit of the kernel; go from the lowest layer to the highest, so that each makes up
-    for the errors of those below it. A few hundred images serve.
+    for the errors of those below it. A few hundred images serve. Where the CP layer has a bias it
+    is fitted too, even if the convolution had none.
 
     Parameters
     ----------
     model, reference, layer, loader
         See :func:`patch_moments`; the layer is a :class:`cpnb.CPConv2d` in ``model``.
     n_iter_max : int
-        Steps of L-BFGS.
+        Steps of L-BFGS; with none only the output factor and the bias are fitted.
+    damping : float
+        Ridge on the terms, as a share of their mean size. Less of it gives less error and larger
+        terms that cancel (degeneracy), which are harder to fine-tune.
+    positions : int, optional
+        Of each image, see :func:`patch_moments`.
 
     Returns
     -------
@@ -73,32 +86,41 @@ def fit_to_patches(
             raise ValueError(
                 f"layer {layer!r} has {name} {value} in model, {getattr(conv, name)} in reference"
             )
-    moments = patch_moments(model, reference, layer, loader)
-    return fit_to_moments(factored, conv, moments, n_iter_max)
+    centred = factored.bias is not None
+    moments = patch_moments(model, reference, layer, loader, positions=positions, centred=centred)
+    return fit_to_moments(factored, conv, moments, n_iter_max, damping)
 
 
 def fit_to_moments(
-    factored: CPConv2d, conv: nn.Conv2d, moments: list[PatchMoments], n_iter_max: int = 60
+    factored: CPConv2d,
+    conv: nn.Conv2d,
+    moments: list[PatchMoments],
+    n_iter_max: int = 60,
+    damping: float = DAMPING,
 ) -> list[dict]:
     """Fit a CP layer, in place, to the moments of the convolution ``conv`` that it replaces.
 
     Parameters and result as of :func:`fit_to_patches`, which gathers the moments first.
     """
-    kernels = conv.weight.detach().double().flatten(1).chunk(conv.groups)
+    large = len(moments[0].patch_mean) >= LARGE
+    dtype = torch.float32 if large else torch.float64
+    kernels = conv.weight.detach().to(dtype).flatten(1).chunk(conv.groups)
     parts = [
-        part.weight.detach().double().flatten(1).chunk(conv.groups)
+        part.weight.detach().to(dtype).flatten(1).chunk(conv.groups)
         for part in (factored.reduce, factored.vertical, factored.horizontal, factored.expand)
     ]
     fits = [
-        _fit(kernel, group, start, n_iter_max)
+        _fit(kernel, group, start, n_iter_max, damping)
         for kernel, group, start in zip(kernels, moments, zip(*parts, strict=True), strict=True)
     ]
-    _load(factored, [factors for factors, _ in fits], moments, conv)
+    _load(factored, [factors for factors, _ in fits], moments)
     return [report for _, report in fits]
 
 
 @torch.inference_mode(False)  # it takes gradients, whatever it is called in
-def _fit(kernel: Tensor, moments: PatchMoments, start, n_iter_max: int) -> tuple[list, dict]:
+def _fit(
+    kernel: Tensor, moments: PatchMoments, start, n_iter_max: int, damping: float
+) -> tuple[list, dict]:
     """Balanced factors Kt (T, R), Ks (S, R), Ky, Kx (d, R) of one group, and what became of it."""
     *parts, output = start  # (R, S), (R, d_y), (R, d_x), (T, R)
     if moments.constant or not kernel.any():
@@ -106,17 +128,17 @@ def _fit(kernel: Tensor, moments: PatchMoments, start, n_iter_max: int) -> tuple
         terms = float((output * _basis(parts)[1]).square().sum() / size)
         factors = balance([output, *(part.T for part in parts)])
         return factors, {"before": 0.0, "after": 0.0, "degeneracy": terms}
-    sigma = moments.covariance + RIDGE * _eye(moments.covariance)
+    covariance, cross = moments.covariance.to(kernel), moments.cross.to(kernel)
+    sigma = covariance + RIDGE * _eye(covariance)
     # W* of the ridge regression that is drawn towards W, not towards zero.
-    rest = moments.cross - kernel @ moments.covariance
-    target = kernel + torch.linalg.solve(sigma, rest.T).T
+    target = kernel + torch.linalg.solve(sigma, (cross - kernel @ covariance).T).T
     basis, norms = _basis(parts)
     output = output * norms
     before = after = _error(output, basis, target, sigma)
-    new_parts = _descended(parts, target, sigma, n_iter_max)
+    new_parts = _descended(parts, target, sigma, n_iter_max, damping)
     new_basis, new_norms = _basis(new_parts)
-    cross, root = _normal_equations(new_basis, target @ sigma, sigma)
-    new_output = torch.cholesky_solve(cross.T, root).T
+    product, root = _normal_equations(new_basis, target @ sigma, sigma, damping)
+    new_output = torch.cholesky_solve(product.T, root).T
     error = _error(new_output, new_basis, target, sigma)
     if error < before:  # not so if the given factors are exact: the damping has its price
         parts, output, norms, after = new_parts, new_output, new_norms, error
@@ -132,8 +154,13 @@ def _error(output: Tensor, basis: Tensor, target: Tensor, sigma: Tensor) -> floa
     return float((left / whole).sqrt())
 
 
-def _descended(parts, target: Tensor, sigma: Tensor, n_iter_max: int) -> list[Tensor]:
+def _descended(
+    parts, target: Tensor, sigma: Tensor, n_iter_max: int, damping: float
+) -> list[Tensor]:
     """The parts (R, S), (R, d_y), (R, d_x) by L-BFGS; their output factor follows from them."""
+    if not n_iter_max:
+        return parts
+    # In the metric of each mode, as unknowns U L, convergence is no faster: it was tried.
     parts = [part.clone().requires_grad_() for part in parts]
     optimizer = torch.optim.LBFGS(
         parts, max_iter=n_iter_max, history_size=20, line_search_fn="strong_wolfe",
@@ -144,7 +171,7 @@ def _descended(parts, target: Tensor, sigma: Tensor, n_iter_max: int) -> list[Te
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        cross, root = _normal_equations(_basis(parts)[0], product, sigma)
+        cross, root = _normal_equations(_basis(parts)[0], product, sigma, damping)
         taken = torch.linalg.solve_triangular(root, cross.T, upper=False).square().sum()
         loss = 1 - taken / whole
         loss.backward()
@@ -161,10 +188,12 @@ def _basis(parts) -> tuple[Tensor, Tensor]:
     return rows / norms[:, None].clamp_min(1e-30), norms.clamp_min(1e-30)
 
 
-def _normal_equations(basis: Tensor, product: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def _normal_equations(
+    basis: Tensor, product: Tensor, sigma: Tensor, damping: float
+) -> tuple[Tensor, Tensor]:
     """W*ΣBᵀ (T, R), and the Cholesky root of BΣBᵀ; the best Kt is W*ΣBᵀ (BΣBᵀ)⁻¹."""
     gram = basis @ sigma @ basis.T
-    return product @ basis.T, torch.linalg.cholesky(gram + DAMPING * _eye(gram))
+    return product @ basis.T, torch.linalg.cholesky(gram + damping * _eye(gram))
 
 
 def _eye(matrix: Tensor) -> Tensor:
@@ -175,15 +204,15 @@ def _eye(matrix: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _load(layer: CPConv2d, factors, moments: list[PatchMoments], conv: nn.Conv2d) -> None:
+def _load(layer: CPConv2d, factors, moments: list[PatchMoments]) -> None:
     kt, ks, ky, kx = ([group[n] for group in factors] for n in range(4))
     layer.expand.weight.copy_(torch.cat(kt)[:, :, None, None])
     layer.reduce.weight.copy_(torch.cat([u.T for u in ks])[:, :, None, None])
     layer.vertical.weight.copy_(torch.cat([u.T for u in ky])[:, None, :, None])
     layer.horizontal.weight.copy_(torch.cat([u.T for u in kx])[:, None, None, :])
-    if conv.bias is None:
+    if layer.bias is None:
         return
-    kernels = layer.to_conv().weight.double().flatten(1).chunk(conv.groups)
+    kernels = layer.kernel().double().flatten(1).chunk(len(moments))
     pairs = zip(kernels, moments, strict=True)
     layer.expand.bias.copy_(torch.cat([m.output_mean - k @ m.patch_mean for k, m in pairs]))
 

@@ -1,0 +1,190 @@
+"""What else one could do with the same net: int8, bfloat16, pruning, Tucker-2, a smaller net.
+
+    pip install -e .[bench] nncf torch-pruning
+    CPNB_DATA=... python benchmarks/bench_alternatives.py --weights resnet20.safetensors
+
+One ResNet on CIFAR-10, every contender in the runtime that is fastest for it, timed in turns in one
+run; accuracy on the 10,000 test images is that of the very net that was timed. Nothing is trained:
+CP, Tucker-2 and int8 see 512 images without labels; the pruned net gets its BatchNorm statistics
+estimated anew on them, for without that it guesses.
+"""
+
+import argparse
+import copy
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import openvino
+import torch
+from runtimes import contenders, summary, time_in_turns
+
+import cpnb
+
+BATCH = 64
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--weights")
+    parser.add_argument("--smaller", help="weights of a ResNet-20 beside a larger one")
+    parser.add_argument("--factor", type=float, default=1.9)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    options = parser.parse_args()
+    net = cpnb.load_cifar_resnet(options.depth, options.weights)
+    train, test = (cpnb.load_dataset("cifar10", split) for split in ("train", "test"))
+    generator = torch.Generator().manual_seed(0)
+    images = train.images[torch.randperm(len(train), generator=generator)[:512]]
+    example = test.images[:BATCH].contiguous()
+
+    plan = cpnb.plan(net, example, images, multiplies=1 / options.factor)
+    small = cpnb.compress(net, plan, images)
+    nets = {
+        "dense": (net, "–"),
+        "CP by the plan": (small, "512 images"),
+        "Tucker-2, same multiplies": (tucker(net, plan), "nothing"),
+        "channels pruned, same multiplies": (pruned(net, images, plan), "512 images"),
+    }
+    if options.smaller:
+        nets["ResNet-20"] = (cpnb.load_cifar_resnet(20, options.smaller), "its own training")
+    functions, facts = {}, {}
+    for name, (model, needs) in nets.items():
+        found = contenders(model, example, torch.get_num_threads(), with_compile=False)
+        functions |= {(name, runtime): f for runtime, f in found.items()}
+        facts[name] = {
+            "accuracy": cpnb.accuracy(model, test),
+            "multiplies": cpnb.count_multiplies(model, example),
+            "labels": needs,
+        }
+    for name in ("dense", "CP by the plan"):
+        compiled = int8(nets[name][0], images, example)
+        label = "int8 (NNCF)" if name == "dense" else "CP, then int8 (NNCF)"
+        functions[label, "OpenVINO"] = runner(compiled, example)
+        facts[label] = facts[name] | {"labels": "512 images", "accuracy": scored(compiled, test)}
+    half = openvino_model(net, example, "bf16")
+    functions["bfloat16", "OpenVINO"] = runner(half, example)
+    facts["bfloat16"] = facts["dense"] | {"labels": "nothing", "accuracy": scored(half, test)}
+    for row in rows_of(functions, facts, options.seconds):
+        print({key: value for key, value in row.items() if key != "latencies"}, flush=True)
+        cpnb.record(
+            "alternatives", **row, net=f"resnet{options.depth}", batch=BATCH, dataset="cifar10",
+            test_size=len(test), factor=options.factor, method=row["name"],
+            parameters=vars(options),
+        )  # fmt: skip
+
+
+def rows_of(functions, facts, seconds):
+    """A row a net, in its fastest runtime; the dense net's fastest is the denominator of all."""
+    times = {key: summary(t) for key, t in time_in_turns(functions, seconds).items()}
+    best = {}
+    for (name, runtime), latency in times.items():
+        if name not in best or latency["median_ms"] < best[name][1]["median_ms"]:
+            best[name] = runtime, latency
+    dense = best["dense"][1]["median_ms"]
+    for name, (runtime, latency) in best.items():
+        yield {
+            "name": name, "runtime": runtime, "ms": latency["median_ms"],
+            "iqr_ms": latency["iqr_ms"], "speedup": dense / latency["median_ms"], **facts[name],
+            "latencies": {r: t["median_ms"] for (n, r), t in times.items() if n == name},
+        }  # fmt: skip
+
+
+def tucker(net, plan):
+    """Each layer of the plan by Tucker-2 at the most equal ranks that take no more multiplies."""
+    small = net
+    for name, rank in plan.ranks.items():
+        conv = net.get_submodule(name)
+        if not isinstance(conv, torch.nn.Conv2d) or conv.kernel_size == (1, 1):
+            continue
+        budget = rank * (conv.in_channels + conv.out_channels + sum(conv.kernel_size))
+        area = conv.kernel_size[0] * conv.kernel_size[1]
+        most = min(conv.in_channels, conv.out_channels)
+        fits = [
+            r for r in range(1, most + 1)
+            if r * (conv.in_channels + conv.out_channels) + area * r * r <= budget
+        ]  # fmt: skip
+        small = cpnb.decompose(small, {name: (fits[-1], fits[-1])}, "tucker")
+    return small
+
+
+def pruned(net, images, plan):
+    """Whole channels removed by Torch-Pruning, by norm, until as few multiplies are left."""
+    import torch_pruning
+
+    for ratio in np.linspace(0.02, 0.9, 45):
+        model, example = copy.deepcopy(net), images[:1]
+        pruner = torch_pruning.pruner.MagnitudePruner(
+            model, example, importance=torch_pruning.importance.GroupNormImportance(p=2),
+            pruning_ratio=float(ratio), ignored_layers=[model.linear, model.conv1],
+        )  # fmt: skip
+        pruner.step()
+        try:
+            if cpnb.count_multiplies(model, example) <= plan.multiplies:
+                break
+        except RuntimeError:  # a shortcut's padding no longer fits
+            continue
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        for batch in images.split(64):
+            model.train()(batch)
+    return model.eval()
+
+
+def openvino_model(model, example, precision="f32"):
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        read = exported(model, example, folder)
+        return openvino.Core().compile_model(read, "CPU", settings)
+
+
+def exported(model, example, folder):
+    path = Path(folder) / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (example,), path, dynamo=True, verbose=False)
+    return openvino.Core().read_model(path)
+
+
+def int8(model, images, example):
+    """Quantised after training: NNCF's default for CPUs, calibrated on the images."""
+    import nncf
+
+    with tempfile.TemporaryDirectory() as folder:
+        read = exported(model, example, folder)
+        data = nncf.Dataset(list(images.split(BATCH)), lambda batch: batch.numpy())
+        quantised = nncf.quantize(read, data, subset_size=len(images) // BATCH)
+        settings = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        return openvino.Core().compile_model(quantised, "CPU", settings)
+
+
+def runner(compiled, example):
+    request = compiled.create_infer_request()
+    feed = [openvino.Tensor(np.ascontiguousarray(example.numpy()))]
+    return lambda: request.infer(feed, share_outputs=True)
+
+
+def scored(compiled, test) -> float:
+    """Accuracy of a compiled net with a fixed batch; the few images left over are padded."""
+    request, hits = compiled.create_infer_request(), 0
+    for start in range(0, len(test), BATCH):
+        batch, labels = test.images[start : start + BATCH], test.labels[start : start + BATCH]
+        full = torch.cat([batch, batch.new_zeros(BATCH - len(batch), *batch.shape[1:])])
+        (output,) = request.infer([full.numpy()]).values()
+        hits += int((torch.from_numpy(output[: len(batch)]).argmax(1) == labels).sum())
+    return hits / len(test)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""How a plan of ranks is made: errors, costs and sensitivities of every layer, then an allocation.
+
+For each layer a curve of error against rank tells what a rank costs in outputs, together with the
+layer's sensitivity (`cpnb.training.divergence`); multiplies or milliseconds tell what it saves. The
+budget is then shared out by `cpnb.inference.allocation`. Nothing is trained and no label is read.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cpnb.inference.costs import Cost, dense_milliseconds, milliseconds_cost, multiplies_cost
+from cpnb.inference.counts import count_multiplies, multiplies_per_layer
+from cpnb.inference.examples import check_pair
+from cpnb.inference.plan import Plan, PlannedLayer, check_budget
+from cpnb.inference.shapes import InputSize, input_sizes
+from cpnb.layers.plain import plain
+from cpnb.layers.surgery import layer_names
+from cpnb.training.batches import image_batches
+from cpnb.training.divergence import sensitivity
+from cpnb.training.layer_fit import LayerFit
+
+LEAST_SHARE = 0.001  # of the net's multiplies: a layer with less is too small to pay
+FACTORS = (1.3, 1.9, 3.0, 5.0, 9.0)  # fewer multiplies at which a curve is measured
+LARGE_FACTORS = (1.4, 2.4, 5.0)  # of layers whose decompositions take seconds
+LARGE = 400_000  # weights
+SOLVER_STEPS, FIT_STEPS = 25, 20  # a curve needs no last digit
+
+
+def plan(
+    model: nn.Module,
+    example: Tensor,
+    data=None,
+    *,
+    multiplies: float | None = None,
+    speedup: float | None = None,
+    layers=None,
+    progress: bool = True,
+) -> Plan:
+    """Plan the ranks of a network so that the expected loss within a budget is least.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps images to logits; left as it was.
+    example : Tensor
+        One input batch (N, ...): sizes of maps, and the batch whose milliseconds count.
+    data : Tensor, Dataset or DataLoader, optional
+        A few hundred images, with labels, which are not used, or without. Errors are then those
+        of the outputs on these images; else those of the kernels, and all layers are taken to be
+        equally sensitive, which they are not.
+    multiplies : float
+        Budget: the share of the whole net's multiplies to keep, above 0 and below 1.
+    speedup : float
+        Budget, instead: how many times faster the whole net is to be on this machine, above 1, by
+        the milliseconds of single layers in PyTorch's faster layout.
+    layers : list of str, optional
+        Layers that may be factored; by default all that CP or the SVD suits, but the first.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    TypeError
+        model or example are none; data are no images.
+    ValueError
+        A budget out of range, or that cannot be met (the message says what can); a layer named
+        that does not exist; no images; a model that cannot be run on the example.
+    """
+    check_budget(multiplies, speedup)
+    check_pair("plan", model, example)
+    require_images(data)
+    sizes = sizes_on(model, example)
+    found = _candidates(model, example, sizes, layers)
+    whole = dense_milliseconds(model, example)
+    for name in tqdm(found, desc="plan", unit="layer", disable=not progress):
+        _measure(model, name, found[name], sizes[name], data)
+    rest = {
+        "multiplies": count_multiplies(model, example)
+        - sum(x.multiplies.dense for x in found.values()),
+        "milliseconds": max(whole - sum(x.milliseconds.dense for x in found.values()), 0.0),
+    }
+    return Plan({}, found, rest).within(multiplies, speedup)
+
+
+def sizes_on(model: nn.Module, example: Tensor) -> dict[str, InputSize]:
+    """Input sizes of the layers, or a ValueError if the model cannot be run on the example."""
+    try:
+        return input_sizes(model, example)
+    except Exception as error:
+        raise ValueError(
+            f"model cannot be run on the example of shape {tuple(example.shape)}: {error}"
+        ) from error
+
+
+def require_images(data) -> None:
+    """Raise unless the data, if there are any, give images."""
+    if data is not None and next(iter(image_batches(data, 1, name="data")), None) is None:
+        raise ValueError("data has no images; a few hundred serve")
+
+
+def _candidates(model, example, sizes, layers) -> dict[str, PlannedLayer]:
+    """Every layer with multiplies, and why it is none to factor."""
+    counts = {n: c for n, c in multiplies_per_layer(model, example).items() if n in sizes}
+    dense = layer_names(model, (nn.Conv2d, nn.Linear))
+    unknown = [name for name in layers or () if name not in dense]
+    if unknown:
+        raise ValueError(f"layers names {', '.join(unknown)}; there are {', '.join(sorted(dense))}")
+    found, total = {}, sum(counts.values())
+    for name, count in counts.items():
+        module = model.get_submodule(name)
+        method, reason = _method(module, name in dense)
+        if layers is not None and name not in layers:
+            reason = "not asked for"
+        elif layers is None and not found:
+            reason = "first layer"
+        elif layers is None and count < LEAST_SHARE * total:
+            reason = reason or "too small to pay"
+        cost = multiplies_cost(module, sizes[name], count)
+        none = Cost(math.nan, math.nan, math.nan)
+        found[name] = PlannedLayer(tuple(module.weight.shape), cost, none, method, reason=reason)
+    return found
+
+
+def _method(module: nn.Module, dense: bool) -> tuple[str, str]:
+    """The method for a layer, or why there is none."""
+    if not dense:
+        return "", "factored already"
+    try:
+        plain(module, nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d)
+    except (TypeError, ValueError):
+        return "", f"a {type(module).__name__} that computes something of its own"
+    if isinstance(module, nn.Linear):
+        return "svd", ""
+    if module.groups > 1 and module.groups == module.in_channels:
+        return "", "depthwise"
+    if module.kernel_size == (1, 1):
+        return "jaderberg", ""  # of a 1×1 kernel, its scheme 2 is the SVD as two 1×1 layers
+    return "nls", ""
+
+
+def _measure(model, name: str, layer: PlannedLayer, size: InputSize, data) -> None:
+    """The layer's costs in time, its curve and its sensitivity."""
+    module = model.get_submodule(name)
+    ranks = [] if layer.reason else _ranks(module, layer)
+    layer.milliseconds = milliseconds_cost(module, size, ranks)
+    if not ranks:
+        layer.reason = layer.reason or "too small to pay"
+        return
+    fit = LayerFit(model, model, name, layer.method, data)
+    middle = ranks[len(ranks) // 2]
+    if layer.method == "nls":
+        fits = {rank: fit.at(rank, FIT_STEPS, n_iter_max=SOLVER_STEPS) for rank in ranks}
+        layer.curve = {rank: error for rank, (_, error) in fits.items()}
+        factored = fits[middle][0]
+    else:
+        layer.curve = fit.cut_errors(ranks)
+        factored = None if data is None else fit.at(middle, 0)[0]
+    if data is not None:
+        layer.sensitivity = sensitivity(model, name, factored, layer.curve[middle], data)
+
+
+def _ranks(module: nn.Module, layer: PlannedLayer) -> list[int]:
+    """Ranks to try, those whose multiplies are a good part fewer."""
+    slow = layer.method == "nls" and math.prod(layer.kernel) >= LARGE
+    factors = LARGE_FACTORS if slow else FACTORS
+    cost = layer.multiplies
+    ranks = {max(1, int(cost.dense / (factor * cost.each))) for factor in factors}
+    return sorted(r for r in ranks if cost(r) < cost.dense and r <= _most(module))
+
+
+def _most(module: nn.Module) -> float:
+    """The highest rank that a layer's method takes."""
+    if isinstance(module, nn.Linear):
+        return min(module.in_features, module.out_features)
+    if module.kernel_size == (1, 1):
+        return min(module.in_channels, module.out_channels) // module.groups
+    return math.inf

@@ -1,0 +1,107 @@
+"""Recorded runs of whole networks: compressed without labels, and what else one could do."""
+
+from __future__ import annotations
+
+from cpnb.study.machines import hardware
+from cpnb.study.selection import chosen
+from cpnb.study.tables.layout import (
+    Table,
+    grouped,
+    newest,
+    newest_code,
+    percent,
+    points,
+    rounded,
+    show,
+    spread,
+    times,
+    to_be_made,
+)
+
+COMPRESS = "CPNB_DATA=... .venv/bin/python benchmarks/bench_compress.py resnet20"
+ALTERNATIVES = "CPNB_DATA=... .venv/bin/python benchmarks/bench_alternatives.py"
+NETS = {
+    "resnet20": "ResNet-20", "resnet56": "ResNet-56", "squeezenet": "SqueezeNet, 3×3 layers",
+    "resnet18": "ResNet-18",
+}  # fmt: skip
+
+
+def compressions(rows: list[dict] | None = None) -> Table:
+    """Accuracy lost without training, by a plan of ranks and by one rate for all layers.
+
+    Parameters
+    ----------
+    rows : list of dict, optional
+        Records; the committed ones by default.
+    """
+    runs = newest(chosen(rows, claim="compress"), "net", "factor", "allocation", "seed")
+    lines = []
+    for group in grouped(
+        sorted(runs, key=lambda run: (run["net"], run["factor"])), "net", "factor"
+    ):
+        drops = {
+            how: [run["drop"] for run in group if run["allocation"] == how]
+            for how in ("plan", "one rate")
+        }
+        lines.append(
+            {
+                "net": NETS[group[0]["net"]],
+                "factor": group[0]["factor"],
+                "dense": group[0]["accuracy_dense"],
+                "plan": drops["plan"],
+                "one rate": drops["one rate"],
+                "seeds": len({run["seed"] for run in group}),
+                "seconds": [run["seconds"] for run in group if run["allocation"] == "plan"],
+            }
+        )
+    columns = {
+        "net": ("net", "{}"),
+        "factor": ("fewer multiplies", times),
+        "dense": ("dense accuracy", percent),
+        "plan": ("drop by the plan (points)", points),
+        "one rate": ("drop at one rate (points)", points),
+        "seeds": ("samples of images", "{}"),
+        "seconds": ("seconds to compress", "{:.0f}"),
+    }
+    told = "no label, no training; median and range; SqueezeNet's accuracy is top-5; "
+    return show(lines, columns, to_be_made(COMPRESS), told + hardware(runs))
+
+
+def tuned(rows: list[dict] | None = None) -> Table:
+    """Compressed nets after fine-tuning the whole net with labels."""
+    runs = newest(chosen(rows, claim="compress-finetune"), "net", "factor", "seed", "epochs")
+    columns = {
+        "name": ("net", "{}"),
+        "factor": ("fewer multiplies", times),
+        "epochs": ("epochs", "{}"),
+        "accuracy_dense": ("dense", percent),
+        "accuracy_compressed": ("compressed", percent),
+        "accuracy_finetuned": ("fine-tuned", percent),
+        "drop": ("drop (points)", points),
+    }
+    lines = [run | {"name": NETS[run["net"]]} for run in runs]
+    empty = to_be_made(".venv/bin/python benchmarks/finetune_compressed.py")
+    return show(lines, columns, empty, hardware(runs))
+
+
+def layer_speeds(rows: list[dict] | None = None) -> list[dict]:
+    """The newest recorded speed-ups of single layers: kernel, maps, size, batch, speedup, bound."""
+    return newest(
+        newest_code(chosen(rows, claim="layer-speedup")), "kernel", "channels", "size", "batch"
+    )
+
+
+def alternatives(rows: list[dict] | None = None) -> Table:
+    """What else one could do with the same net: quantise, prune, take a smaller one."""
+    runs = newest(newest_code(chosen(rows, claim="alternatives")), "name")
+    columns = {
+        "name": ("net", "{}"),
+        "runtime": ("runtime", "{}"),
+        "accuracy": ("accuracy", percent),
+        "multiplies": ("multiplies an image (million)", lambda n: rounded(n / 1e6)),
+        "ms": ("ms a batch", "{:.2f}"),
+        "speedup": ("speed-up over the dense net", lambda x: spread([x], times)),
+        "labels": ("needs", "{}"),
+    }
+    batch = f"batches of {runs[-1]['batch']}; " if runs else ""
+    return show(runs, columns, to_be_made(ALTERNATIVES), batch + hardware(runs))

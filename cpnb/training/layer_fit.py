@@ -1,0 +1,104 @@
+"""One layer factored and fitted in its place, at any number of ranks, without labels.
+
+What the data say of the layer is gathered once. A CP layer is fitted to the moments of its input
+patches (module `cpnb.training.patches`); a 1×1 or fully-connected layer, which has no space to
+factor, is cut by the SVD in the metric of its inputs (Denton et al., 2014).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from cpnb.cp.norms import covariances
+from cpnb.layers.copies import copied
+from cpnb.layers.cp import CPConv2d
+from cpnb.layers.surgery import decompose
+from cpnb.training.moments import PatchMoments, patch_moments
+from cpnb.training.patches import LARGE, fit_to_moments
+from cpnb.training.reconstruct import input_covariance
+
+POSITIONS = 256  # of each image: neighbouring patches are alike
+DAMPING = 1e-4  # of the terms, a tenth of fit_to_patches' own: less error, and no training follows
+
+
+class LayerFit:
+    """What data say of one layer, and the layer factored by a method at any rank.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network with the layers below approximated, or as it was.
+    reference : nn.Module
+        The full network, whose ``layer`` is an ``nn.Conv2d`` or an ``nn.Linear``.
+    layer : str
+    method : str
+        As for :func:`cpnb.decompose`.
+    data : Dataset or DataLoader, optional
+        Images, with labels or without. Without them the kernel alone is fitted, in plain L2.
+    """
+
+    def __init__(self, model: nn.Module, reference: nn.Module, layer: str, method: str, data=None):
+        self.method, self.moments, self.covariance = method, None, None
+        self.alone = nn.Sequential()
+        self.alone.layer = copied(reference.get_submodule(layer))
+        if data is None:
+            return
+        if method == "nls":
+            self.moments = patch_moments(
+                model, reference, layer, data, positions=POSITIONS, centred=True
+            )
+        else:
+            self.covariance = input_covariance(model, layer, data)
+
+    def at(self, rank: int, fit_steps: int, **solver_options) -> tuple[nn.Module, float]:
+        """The factored layer, and its relative error in the metric of the data.
+
+        Parameters
+        ----------
+        rank : int
+        fit_steps : int
+            Steps of L-BFGS on the moments, for CP.
+        **solver_options
+            Of :func:`cpnb.cp_nls`, for CP.
+        """
+        if self.method != "nls":
+            options = {"weight": self.covariance}
+            factored = decompose(self.alone, {"layer": rank}, self.method, **options).layer
+            return factored, self.cut_errors([rank])[rank]
+        if self.moments is None:
+            factored = decompose(self.alone, {"layer": rank}, **solver_options).layer
+            return factored, factored.rel_error
+        # The solver takes what each mode by itself knows of the patches; the fit takes the rest.
+        conv = self.alone.layer
+        metric = [None, *self.moments[0].by_mode(conv.kernel_size)]
+        factored = CPConv2d.from_conv(conv, rank, weight=metric, **solver_options)
+        return factored, _fitted(factored, conv, self.moments, fit_steps)
+
+    def cut_errors(self, ranks) -> dict[int, float]:
+        """Relative errors of the SVD at each rank, from one set of singular values."""
+        squares = self._squares
+        whole = max(float(squares.sum()), 1e-300)
+        return {r: math.sqrt(float(squares[:, r:].clamp_min(0).sum()) / whole) for r in ranks}
+
+    @cached_property
+    def _squares(self) -> Tensor:
+        """Squared singular values of WΣ^½ for each group, (groups, T/groups), falling."""
+        dense = self.alone.layer
+        groups = getattr(dense, "groups", 1)
+        kernels = dense.weight.detach().double().flatten(1).unflatten(0, (groups, -1))
+        if self.covariance is None:
+            return torch.linalg.eigvalsh(kernels @ kernels.mT).flip(1)
+        sigmas = torch.stack(covariances(self.covariance, groups * kernels.shape[-1], groups))
+        return torch.linalg.eigvalsh(kernels @ sigmas.to(kernels) @ kernels.mT).flip(1)
+
+
+def _fitted(factored: CPConv2d, conv: nn.Conv2d, moments: list[PatchMoments], steps: int) -> float:
+    factored.add_bias()
+    # A step on a large covariance takes seconds; of few the output factor's projection is most.
+    steps = steps if len(moments[0].patch_mean) < LARGE else min(steps, 10)
+    reports = fit_to_moments(factored, conv, moments, steps, DAMPING)
+    return math.sqrt(sum(report["after"] ** 2 for report in reports) / len(reports))

@@ -1,0 +1,114 @@
+"""A plan carried out: data help, means are kept, an interrupted job goes on where it was."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import cpnb
+from cpnb.inference import compression
+from cpnb.nets.weights import read_weights
+from cpnb.training.divergence import divergence
+
+
+def images(number=64):
+    return torch.randn(number, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.Conv2d(24, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return cpnb.plan(small_net(), images(1), images(), multiplies=0.45, progress=False)
+
+
+def test_data_help(planned):
+    net, data = small_net(), images()
+    fitted = cpnb.compress(net, planned, data, progress=False)
+    plain = cpnb.compress(net, planned, progress=False)
+    assert divergence(fitted, net, data) < 0.5 * divergence(plain, net, data)
+
+
+def test_outputs_keep_their_means(planned):
+    """Of each fitted layer, seen where BatchNorm sees it: the bias takes them up."""
+    net, data = small_net(), images()
+    small = cpnb.compress(net, planned, data, progress=False)
+    first = next(name for name in planned.ranks if planned.methods[name] == "nls")
+    until = int(first) + 1
+    ours, theirs = small[:until](data), net[:until](data)
+    torch.testing.assert_close(ours.mean((0, 2, 3)), theirs.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+    assert net[int(first)].bias is None and small[int(first)].bias is not None
+
+
+def test_labels_are_not_used(planned):
+    net, data = small_net(), images()
+    alone = cpnb.compress(net, planned, data, progress=False)
+    with_labels = TensorDataset(data, torch.arange(len(data)))
+    assert torch.equal(cpnb.compress(net, planned, with_labels, progress=False)(data), alone(data))
+
+
+def test_the_model_given_stays_as_it_was(planned):
+    net = small_net()
+    cpnb.compress(net, planned, images(), progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(),
+               small_net().state_dict().values(), strict=True))  # fmt: skip
+
+
+def test_an_interrupted_job_goes_on_where_it_was(planned, tmp_path, monkeypatch):
+    net, data, path = small_net(), images(), tmp_path / "job.safetensors"
+    whole = cpnb.compress(net, planned, data, progress=False)
+    fits, Fit = [], compression.LayerFit
+
+    def interrupted(small, model, name, *rest):
+        if fits:
+            raise KeyboardInterrupt
+        fits.append(name)
+        return Fit(small, model, name, *rest)
+
+    monkeypatch.setattr(compression, "LayerFit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cpnb.compress(net, planned, data, checkpoint=path, progress=False)
+    assert read_weights(path)[1]["compress"]["done"] == 1
+    names = []
+    monkeypatch.setattr(
+        compression, "LayerFit", lambda s, m, name, *r: names.append(name) or Fit(s, m, name, *r)
+    )
+    resumed = cpnb.compress(net, planned, data, checkpoint=path, progress=False)
+    assert fits[0] not in names and len(names) == len(planned.ranks) - 1
+    torch.testing.assert_close(resumed(data), whole(data), atol=1e-5, rtol=1e-4)
+    assert torch.equal(cpnb.load_factored(small_net(), path)(data), resumed(data))
+
+
+def test_a_checkpoint_of_another_job_is_refused(planned, tmp_path):
+    net, path = small_net(), tmp_path / "job.safetensors"
+    cpnb.compress(net, planned, checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match="is of another model, plan or options; remove it"):
+        cpnb.compress(net, planned.within(0.6), checkpoint=path, progress=False)
+    with torch.no_grad():
+        net[2].weight.mul_(-1)
+    with pytest.raises(ValueError, match="is of another model"):
+        cpnb.compress(net, planned, checkpoint=path, progress=False)
+
+
+def test_plans_that_do_not_fit_are_refused(planned):
+    net, edited = small_net(), planned.within(0.6)
+    edited.ranks = {}
+    with pytest.raises(ValueError, match="plan.ranks is empty"):
+        cpnb.compress(net, edited)
+    edited.ranks = {"0": 4, "zzz": 2}
+    with pytest.raises(ValueError, match="names zzz; it may name"):
+        cpnb.compress(net, edited)
+    other = nn.Sequential(*small_net())
+    other[2] = nn.Conv2d(8, 16, 5, padding=2)
+    with pytest.raises(ValueError, match="made for another model: its layer '2'"):
+        cpnb.compress(other, planned)
+    with pytest.raises(ValueError, match="data has no images"):
+        cpnb.compress(net, planned, torch.empty(0, 3, 12, 12))

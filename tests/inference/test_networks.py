@@ -1,0 +1,63 @@
+"""Networks as people bring them, from a plan to an exported file; outputs compared on the way.
+
+Small inputs, random weights, a few layers of each kind: what is shown is that nothing breaks and
+that every step computes what the one before did.
+"""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torchvision
+
+import cpnb
+
+TORCHVISION = {
+    "resnet18": (["layer1.0.conv1", "layer2.0.conv1", "layer2.0.downsample.0", "fc"], 64),
+    "resnet50": (["layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv3"], 64),
+    "vgg16_bn": (["features.3", "features.10", "classifier.6"], 32),
+    "mobilenet_v2": (["features.3.conv.0.0", "features.18.0", "classifier.1"], 64),
+    "densenet121": (["features.denseblock1.denselayer1.conv2", "features.transition1.conv"], 64),
+    "squeezenet1_1": (["features.3.expand3x3", "features.7.squeeze"], 64),
+    "efficientnet_b0": (["features.2.0.block.0.0", "features.8.0"], 64),
+}
+
+
+def network(name):
+    torch.manual_seed(0)
+    if name.startswith("cifar"):
+        return cpnb.CifarResNet(int(name.removeprefix("cifar"))).eval(), None, 32
+    layers, size = TORCHVISION[name]
+    return getattr(torchvision.models, name)(weights=None).eval(), layers, size
+
+
+@pytest.mark.parametrize("name", [*TORCHVISION, "cifar8"])
+def test_from_a_plan_to_an_exported_file(name, tmp_path):
+    model, layers, size = network(name)
+    images = torch.randn(8, 3, size, size)
+    plan = cpnb.plan(model, images[:2], images, multiplies=0.99, layers=layers, progress=False)
+    plan.ranks = {n: max(x.curve) for n, x in plan.layers.items() if x.curve}
+    assert len(plan.ranks) == len(layers or plan.ranks) > 0
+    small = cpnb.compress(model, plan, images, progress=False, n_iter_max=5)
+    assert cpnb.count_multiplies(small, images[:1]) == plan.multiplies < plan.multiplies_dense
+    with torch.no_grad():
+        wanted = small(images[:2])
+        cpnb.save_factored(small, tmp_path / "small.safetensors")
+        back = cpnb.load_factored(network(name)[0], tmp_path / "small.safetensors")
+        assert torch.equal(back(images[:2]), wanted)
+        exported = torch.export.export(small, (images[:2],))
+        assert_close(exported.module()(images[:2]), wanted)
+    assert_close(onnx_outputs(small, images[:2], tmp_path / "small.onnx"), wanted)
+
+
+def onnx_outputs(model, x, path):
+    torch.onnx.export(model, (x,), path, dynamo=True, external_data=False, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(np.asarray(found))
+
+
+def assert_close(found, wanted):
+    """Float32 sums in another order, through up to 121 layers."""
+    scale = float(wanted.abs().max())
+    torch.testing.assert_close(found, wanted, atol=1e-4 * scale, rtol=1e-3)
