@@ -13,9 +13,10 @@ from cpnb.inference.fused import choice
 from cpnb.inference.fused.choice import Report
 from cpnb.inference.fused.module import FusedConv
 from cpnb.inference.fused.native import KernelUnavailable
-from cpnb.inference.graph import NotTaken, Step, steps_of
+from cpnb.inference.graph import steps_of
 from cpnb.inference.latency import measure_interleaved
 from cpnb.inference.runtimes import Run, installed, prepared
+from cpnb.inference.steps import NotTaken, Step
 from cpnb.inference.whole import Whole
 
 LAYERS = "layers"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,7 +15,18 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from cpnb.inference.fused.chain import foreign
+from cpnb.inference.steps import (
+    POOLS,
+    SHRINKS,
+    NotTaken,
+    Step,
+    concat_step,
+    layer_step,
+    mean_step,
+    name_of,
+    pool_step,
+    selection_step,
+)
 from cpnb.layers.cp import CPConv2d
 
 NO_EFFECT = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth)  # in evaluation mode
@@ -28,52 +38,14 @@ ACTIVATIONS = {
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 FLATTENS = (nn.Flatten, torch.flatten, "flatten", "view", "reshape")
-POOLS = {
-    **{nn.MaxPool2d: "maximum", F.max_pool2d: "maximum", torch.max_pool2d: "maximum"},
-    **{nn.AvgPool2d: "mean", F.avg_pool2d: "mean"},
-}
-SHRINKS = (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
 WEIGHTED = ("conv", "factored", "linear")
-
-
-class NotTaken(ValueError):
-    """The model does something that there is no step for; the message says what."""
-
-
-@dataclass(eq=False)
-class Step:
-    """One layer, with the shortcut that is added to it and the activation behind it.
-
-    Attributes
-    ----------
-    kind
-        "input", "conv", "factored", "linear", "maximum", "mean", "sum", "product", "concat",
-        "scale", "activation" or "flatten".
-    inputs
-        Steps that it reads; the second of a conv or factored layer is added to its result.
-    shape
-        Of its output, (N, C, H, W) or (N, C).
-    weights
-        By name: weight and bias; of a factored layer reduce (R, S), vertical (R, d), horizontal
-        (R, d), weight (T, R) and bias; scale and shift.
-    options
-        kernel_size, stride, padding, dilation, pairs each; groups; whole (whether a mean counts
-        the padding).
-    activation
-        None, "relu", "relu6", "silu" or "sigmoid".
-    """
-
-    kind: str
-    inputs: list[Step]
-    shape: tuple[int, ...]
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    options: dict = field(default_factory=dict)
-    activation: str | None = None
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module, name):
-        return isinstance(module, (CPConv2d, StochasticDepth)) or super().is_leaf_module(module, name)
+        return isinstance(module, (CPConv2d, StochasticDepth)) or super().is_leaf_module(
+            module, name
+        )
 
 
 def steps_of(model: nn.Module, example: Tensor) -> list[Step]:
@@ -124,8 +96,9 @@ def _read(traced: fx.GraphModule) -> list[Step]:
             return [*steps, made[_only_output(node, made)]]
         step = _step(node, traced, made)
         made[node] = step
-        if step is not None and step not in steps:
-            steps.append(step)
+        for new in [*step.inputs, step] if step else []:
+            if new not in steps:
+                steps.append(new)
     raise NotTaken("it has no output")
 
 
@@ -141,7 +114,7 @@ def _step(node: fx.Node, traced: fx.GraphModule, made: dict) -> Step | None:
     meta = node.meta.get("tensor_meta")
     shape = tuple(meta.shape) if hasattr(meta, "shape") else None
     if node.op == "placeholder":
-        if any(step.kind == "input" for step in made.values()):
+        if any(step and step.kind == "input" for step in made.values()):
             raise NotTaken("it has several inputs")
         return Step("input", [], shape)
     if shape is None:
@@ -150,14 +123,19 @@ def _step(node: fx.Node, traced: fx.GraphModule, made: dict) -> Step | None:
     what = type(module) if module is not None else node.target
     inputs = [made.get(arg) for arg in node.args if isinstance(arg, fx.Node)]
     inputs = [step for step in inputs if step is not None]
-    if what in SUMS and len(inputs) == 2 and not node.kwargs and inputs[0].shape == inputs[1].shape == shape:
+    if (
+        what in SUMS
+        and len(inputs) == 2
+        and not node.kwargs
+        and inputs[0].shape == inputs[1].shape == shape
+    ):
         return Step("sum", inputs, shape)
     if what in PRODUCTS and len(inputs) == 2 and not node.kwargs:
         return Step("product", inputs, shape)
     if what is torch.cat:
-        return _concat(node, made, shape)
+        return concat_step(node, made, shape)
     if len(inputs) != 1 or len(shape) not in (2, 4):
-        raise NotTaken(f"there is no step for {_name(what)}")
+        raise NotTaken(f"there is no step for {name_of(what)}")
     if type(module) in NO_EFFECT or what in (F.dropout, F.dropout2d):
         return inputs[0]
     if what in ACTIVATIONS:
@@ -165,111 +143,20 @@ def _step(node: fx.Node, traced: fx.GraphModule, made: dict) -> Step | None:
     before = inputs[0].shape
     if what in FLATTENS and shape == (before[0], math.prod(before[1:])):
         return Step("flatten", inputs, shape)
+    if what in ("mean", torch.mean) and shape == before[:2] and _over_maps(node):
+        return Step("flatten", [mean_step(inputs, (*shape, 1, 1))], shape)
+    if what in (operator.getitem, F.pad) and len(shape) == len(before) == 4:
+        return selection_step(node, what, inputs, shape)
     if what in POOLS or what in SHRINKS:
-        return _pool(node, module, what, inputs, shape)
+        return pool_step(node, module, what, inputs, shape)
     if module is not None and len(shape) == len(inputs[0].shape):
-        return _layer(module, inputs, shape)
-    raise NotTaken(f"there is no step for {_name(what)}")
+        return layer_step(module, inputs, shape)
+    raise NotTaken(f"there is no step for {name_of(what)}")
 
 
-def _name(what) -> str:
-    return getattr(what, "__name__", str(what))
-
-
-def _layer(module: nn.Module, inputs: list[Step], shape) -> Step:
-    if isinstance(module, CPConv2d):
-        if reason := foreign(module):
-            raise NotTaken(f"of a factored layer: {reason}")
-        return _factored(module, inputs, shape)
-    if type(module) is nn.Conv2d and module.padding_mode == "zeros":
-        weights = {"weight": module.weight.detach(), "bias": _bias(module)}
-        options = _options(module) | {"groups": module.groups}
-        return Step("conv", inputs, shape, weights, options)
-    if type(module) is nn.Linear and len(shape) == 2:
-        return Step(
-            "linear", inputs, shape, {"weight": module.weight.detach(), "bias": _bias(module)}
-        )
-    if type(module) is nn.BatchNorm2d and module.running_mean is not None and not module.training:
-        scale = (module.running_var.detach().double() + module.eps).rsqrt()
-        if module.weight is not None:
-            scale = scale * module.weight.detach()
-        shift = -module.running_mean.detach() * scale
-        if module.bias is not None:
-            shift = shift + module.bias.detach()
-        return Step("scale", inputs, shape, {"scale": scale.float(), "shift": shift.float()})
-    raise NotTaken(f"there is no step for {type(module).__name__}")
-
-
-def _factored(layer: CPConv2d, inputs: list[Step], shape) -> Step:
-    """The layer as four factors, or as a dense one where that takes fewer multiplies."""
-    down, across, last = layer.vertical, layer.horizontal, layer.expand
-    if last.groups > 1:
-        raise NotTaken("a factored layer has groups")
-    dense = layer.in_channels * layer.out_channels * math.prod(layer.kernel_size)
-    if layer.rank * (layer.in_channels + layer.out_channels) >= dense:
-        return _layer(layer.to_conv(), inputs, shape)
-    if down.padding_mode != "zeros" or isinstance(down.padding, str):
-        raise NotTaken("a factored layer's padding is not of zeros, or given by a word")
-    options = {
-        name: (getattr(down, name)[0], getattr(across, name)[1])
-        for name in ("kernel_size", "stride", "padding", "dilation")
-    }
-    weights = {
-        "reduce": layer.reduce.weight.detach().flatten(1),
-        "vertical": down.weight.detach().flatten(1),
-        "horizontal": across.weight.detach().flatten(1),
-        "weight": last.weight.detach().flatten(1),
-        "bias": _bias(last),
-    }
-    return Step("factored", inputs, shape, weights, options)
-
-
-def _bias(module) -> Tensor:
-    weight = module.weight
-    return weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
-
-
-def _options(module) -> dict:
-    if isinstance(module.padding, str):
-        raise NotTaken("a padding is given by a word")
-    names = ("kernel_size", "stride", "padding", "dilation")
-    return {name: _pair(getattr(module, name)) for name in names if hasattr(module, name)}
-
-
-def _pair(value) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _concat(node: fx.Node, made: dict, shape) -> Step:
-    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    inputs = [made.get(one) for one in node.args[0]]
-    if axis not in (1, 1 - len(shape)) or None in inputs:
-        raise NotTaken("something is put together along another axis than the channels")
-    return Step("concat", inputs, shape)
-
-
-def _pool(node, module, what, inputs, shape) -> Step:
-    if what in SHRINKS:
-        size = inputs[0].shape[2:]
-        if any(n % m for n, m in zip(size, shape[2:], strict=True)):
-            raise NotTaken("an adaptive pooling has windows of unlike sizes")
-        window = tuple(n // m for n, m in zip(size, shape[2:], strict=True))
-        options = {"kernel_size": window, "stride": window, "padding": (0, 0), "whole": True}
-        return Step("mean", inputs, shape, options=options)
-    if module is None:
-        kind = {"maximum": nn.MaxPool2d, "mean": nn.AvgPool2d}[POOLS[what]]
-        try:
-            module = kind(*node.args[1:], **node.kwargs)
-        except TypeError as error:
-            raise NotTaken(f"{_name(what)} is called in a way of its own") from error
-    up = module.ceil_mode
-    if _pair(getattr(module, "dilation", 1)) != (1, 1) or (up and POOLS[type(module)] == "mean"):
-        raise NotTaken("a pooling is dilated, or is a mean that rounds its size up")
-    if getattr(module, "divisor_override", None) or getattr(module, "return_indices", False):
-        raise NotTaken("a pooling divides by a number of its own, or returns indices")
-    options = {n: _pair(getattr(module, n)) for n in ("kernel_size", "stride", "padding")}
-    options |= {"whole": getattr(module, "count_include_pad", True), "up": up}
-    return Step(POOLS[type(module)], inputs, shape, options=options)
+def _over_maps(node: fx.Node) -> bool:
+    axes = node.args[1] if len(node.args) == 2 else node.kwargs.get("dim")
+    return isinstance(axes, (list, tuple)) and sorted(axes) in ([2, 3], [-2, -1])
 
 
 def _simplified(read: list[Step]) -> list[Step]:

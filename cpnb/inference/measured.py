@@ -25,7 +25,9 @@ _memory: dict[str, dict] = {}
 def key_of(*parts) -> str:
     """Of what is measured: its parts as text, this machine, its threads and all versions."""
     where = platform.node(), os.cpu_count(), torch.get_num_threads(), torch.__version__
-    told = "\0".join(map(str, (*parts, *where, _sources(), torch.backends.cpu.get_cpu_capability())))
+    told = "\0".join(
+        map(str, (*parts, *where, _sources(), torch.backends.cpu.get_cpu_capability()))
+    )
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 

@@ -185,9 +185,7 @@ def _apart(model: nn.Module, chains: list[list[str]], example: Tensor, expected)
         return False
 
 
-def _replaced(
-    model: nn.Module, chains: list[list[str]], calls, tick
-) -> tuple[nn.Module, Report]:
+def _replaced(model: nn.Module, chains: list[list[str]], calls, tick) -> tuple[nn.Module, Report]:
     """A copy of the model with every chain on its fastest path."""
     model, report, known = copy.deepcopy(model), Report(), {}
     for names in chains:

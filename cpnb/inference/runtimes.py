@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cpnb.inference.fused.program import Program
-from cpnb.inference.graph import NotTaken, Step
+from cpnb.inference.steps import NotTaken, Step
 
 OPSET = 17
 PACKAGES = {"ONNX Runtime": ("onnx", "onnxruntime"), "OpenVINO": ("onnx", "openvino")}

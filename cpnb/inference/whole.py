@@ -41,6 +41,11 @@ class Whole:
                 return run(args[0])
         return type(self.model).forward(self.model, *args, **kwargs)
 
+    @property
+    def __code__(self):
+        """Of the model's own forward, which is what ``torch.export`` tells of."""
+        return type(self.model).forward.__code__
+
     def _takes(self, x) -> bool:
         return (
             isinstance(x, Tensor)
@@ -64,7 +69,7 @@ class Whole:
             return None
         return run
 
-    def of(self, twin: nn.Module) -> "Whole | None":
+    def of(self, twin: nn.Module) -> Whole | None:
         """The same for a copy of the model, just made; None where it has lost its runtime."""
         run = self._current()
         return Whole(twin, self.shape, run) if run else None

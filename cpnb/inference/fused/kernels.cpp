@@ -11,6 +11,9 @@ extern "C" {
 int cpnb_lanes() { return LANES; }
 int cpnb_sums() { return SUMS; }
 
+// To be called before the memory is written to.
+void cpnb_wish_huge_pages(void* start, Int bytes) { wish_huge_pages(start, bytes); }
+
 // 0, or 1 where memory ran out.
 int cpnb_run(const Call* call, const float* x, float* y) {
     const Layer layer(*call, x, y);

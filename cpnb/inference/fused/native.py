@@ -91,6 +91,7 @@ def library() -> ctypes.CDLL:
     loaded.cpnb_run.argtypes = [ctypes.POINTER(Call), ctypes.c_void_p, ctypes.c_void_p]
     whole = [ctypes.POINTER(Op), ctypes.c_int64, *3 * [ctypes.c_void_p], ctypes.c_int64]
     loaded.cpnb_program.argtypes = whole
+    loaded.cpnb_wish_huge_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     return loaded
 
 

@@ -1,6 +1,4 @@
-"""Weights in the order that the compiled kernels read them, and the structures that point to them."""
-
-import ctypes
+"""Weights in the order that the compiled kernels read them, and structures that point to them."""
 
 import torch
 from torch import Tensor
@@ -55,8 +53,10 @@ class Packer:
 
     def keep(self, values: Tensor) -> int:
         """The address of the values, which stays theirs."""
-        self._kept.append(values.contiguous())
-        return self._kept[-1].data_ptr()
+        place = torch.empty(values.shape)
+        self.library.cpnb_wish_huge_pages(place.data_ptr(), 4 * place.numel())
+        self._kept.append(place.copy_(values))
+        return place.data_ptr()
 
     def array(self, products: list):
         """The products one after the other."""
@@ -66,8 +66,3 @@ class Packer:
 def padded(tensor: Tensor, length: int) -> Tensor:
     """Zeros behind the first axis, up to `length`."""
     return F.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, length - len(tensor)))
-
-
-def pointer(array):
-    """To the first of an array, or a null pointer."""
-    return None if array is None else ctypes.pointer(array)

@@ -7,15 +7,14 @@ to Python in between.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cpnb.inference.fused import native
+from cpnb.inference.fused.memory import Memory, Place
 from cpnb.inference.fused.packing import ACTIVATIONS, Packer, padded
-from cpnb.inference.graph import NotTaken, Step
+from cpnb.inference.steps import NotTaken, Step
 
 KINDS = {
     name: i
@@ -24,26 +23,6 @@ KINDS = {
     )
 }  # as in program.h
 SPLIT = 1024  # output positions a thread: of fewer, terms are shared out rather than strips
-
-
-@dataclass
-class Place:
-    """Where maps lie: floats from the start of the memory to the first, and between them."""
-
-    start: int
-    shape: tuple[int, ...]
-    pixel: int
-    row: int
-    sample: int
-
-    def at(self, y: int, x: int) -> int:
-        """Of a position, which may be in the margin."""
-        return self.start + y * self.row + x * self.pixel
-
-    @property
-    def strides(self) -> tuple[int, int, int]:
-        """Of a position, a row and a sample."""
-        return self.pixel, self.row, self.sample
 
 
 class Program:
@@ -122,7 +101,7 @@ class Program:
     def _store(self, step: Step) -> None:
         place = self._memory.place(step)
         samples, maps, height, width = place.shape
-        result = Place(0, place.shape, maps, width * maps, height * width * maps)
+        result = Place(0, place.shape, maps, width * maps, height * width * maps, ())
         geometry = _geometry(place.shape, maps, place, result)
         geometry.dilation_x = geometry.dilation_y = 1
         self._add("store", geometry, Step("store", [], ()), (place.start, 0, 0))
@@ -197,50 +176,9 @@ class Program:
         geometry.out_pixel, geometry.out_row, geometry.out_sample = middle.strides
         places = source.start, 0, middle.start
         self._add("layer", geometry, step, places, call=(*front, None, 0))
-        options = dict(kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
+        options = {"padding": (0, 0), "dilation": (1, 1)}
         self._dense(step, weights["weight"][:, :, None, None], options, middle, place)
         self._memory.give_back(middle)
-
-
-class Memory:
-    """Where the steps' maps lie: what is read no more makes room for maps of the same shape."""
-
-    def __init__(self, packer: Packer, steps: list[Step]):
-        self.steps, self.size = steps, 0
-        self._packer = packer
-        self._margins = _margins(steps)
-        self._places, self._free = {}, {}
-
-    def place(self, step: Step) -> Place:
-        """Of the step's output."""
-        if step not in self._places:
-            self._places[step] = self.take(step.shape, self._margins[step], step.kind == "input")
-        return self._places[step]
-
-    def take(self, shape, margin=(0, 0), tight: bool = False) -> Place:
-        """Room for such maps; few channels lie `tight`, not in whole vectors."""
-        samples, maps, height, width = shape
-        pixel = maps if tight and maps < 4 else self._packer.width(maps)
-        key = tuple(shape), margin, pixel
-        if self._free.get(key):
-            return self._free[key].pop()
-        row = (width + 2 * margin[1]) * pixel
-        sample = (height + 2 * margin[0]) * row
-        start = self.size + margin[0] * row + margin[1] * pixel
-        self.size += -(-samples * sample // 1024) * 1024 + 16  # maps apart, not in one cache set
-        place = Place(start, tuple(shape), pixel, row, sample)
-        place.key = key
-        return place
-
-    def give_back(self, place: Place) -> None:
-        """Nobody reads these maps any more."""
-        self._free.setdefault(place.key, []).append(place)
-
-    def pass_by(self, i: int) -> None:
-        """Free what no step after the i-th reads."""
-        later = {one for step in self.steps[i + 1 :] for one in step.inputs}
-        for step in set(self.steps[i].inputs) - later:
-            self.give_back(self._places[step])
 
 
 def _geometry(shape, channels: int, source: Place, place: Place, options=None) -> native.Geometry:
@@ -252,28 +190,6 @@ def _geometry(shape, channels: int, source: Place, place: Place, options=None) -
         *(samples, height, width, channels, *place.shape[2:], 0, 1),
         *(*size, *stride, *padding, *dilation, 0, 0, *source.strides, *place.strides),
     )
-
-
-def _margins(steps: list[Step]) -> dict[Step, tuple[int, int]]:
-    """Zeros around each step's output; what is added up has the same."""
-    margins = {step: (0, 0) for step in steps}
-    for step in steps:
-        if step.kind == "conv":
-            _widen(margins, step.inputs[0], step.options["padding"])
-    alike = [
-        (step, one)
-        for step in steps
-        for one in (step.inputs if step.kind == "sum" else step.inputs[1:])
-    ]
-    for _ in alike:
-        for step, one in alike:
-            _widen(margins, step, margins[one])
-            _widen(margins, one, margins[step])
-    return margins
-
-
-def _widen(margins, step, margin) -> None:
-    margins[step] = tuple(map(max, margins[step], margin))
 
 
 def _as_maps(steps: list[Step]) -> list[Step]:
@@ -299,5 +215,7 @@ def _as_map(step: Step, inputs: list[Step], steps: list[Step]) -> Step:
         weight = step.weights["weight"].unflatten(1, inputs[0].shape[1:])
         options = {"kernel_size": inputs[0].shape[2:], "groups": 1}
         options |= {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
-        return Step("conv", inputs, shape, step.weights | {"weight": weight}, options, step.activation)
+        return Step(
+            "conv", inputs, shape, step.weights | {"weight": weight}, options, step.activation
+        )
     return Step(step.kind, inputs, shape, step.weights, step.options, step.activation)
