@@ -23,15 +23,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import runtimes
 import torch
+import torchvision
 from torch import nn
 
 import cpnb
 from cpnb.layers.cp import CPConv2d
+from cpnb.layers.svd import SVDLinear
 from cpnb.study import figures
 
 CHARNET = {"conv2": 64, "conv3": 64}
 LOWER = {"conv2": 32, "conv3": 96}  # conv3 is the one that a low rank hurts (notebook 06)
 CONV1 = 24  # fitted to its patches, it costs no accuracy (notebook 04's records)
+WHOLE = {"ResNet-18": 3.0, "VGG-16-BN": 4.0, "ResNet-56": 3.3}  # fewer multiplies in a 3x3 layer
+LINEAR = {"classifier.0": 512, "classifier.3": 512}  # singular values of VGG's widest layers
 QUICK = ["CharNet, 64 patches", "CharNet, 240x320", "AlexNet conv2, R=200, batch 1"]
 
 
@@ -40,12 +44,44 @@ def factored(net: nn.Module, ranks: dict) -> nn.Module:
     net = copy.deepcopy(net)
     for name, rank in ranks.items():
         conv = net.get_submodule(name)
-        layer = CPConv2d(conv, rank)
-        if conv.bias is not None:
-            layer.expand.bias.data.copy_(conv.bias)
+        layer = _with_random_factors(conv, rank)
         parent, _, child = name.rpartition(".")
         setattr(net.get_submodule(parent), child, layer)
     return net.eval()
+
+
+def _with_random_factors(layer: nn.Module, rank: int) -> nn.Module:
+    small = (SVDLinear if isinstance(layer, nn.Linear) else CPConv2d)(layer, rank)
+    if layer.bias is not None:
+        (small.last if isinstance(layer, nn.Linear) else small.expand).bias.data.copy_(layer.bias)
+    return small
+
+
+def ranks_for(net: nn.Module, rate: float) -> dict:
+    """Of every 3x3 layer but the first, for so many times fewer multiplies at stride 1."""
+    ranks = {}
+    for name, conv in net.named_modules():
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.in_channels > 3:
+            ends = conv.in_channels + conv.out_channels
+            ranks[name] = int(conv.weight.numel() / (rate * (ends + 6)))
+    return ranks
+
+
+def networks() -> dict:
+    """Whole networks with random weights, as `cases`."""
+    made = {}
+    for name, net, shapes in (
+        ("ResNet-18", torchvision.models.resnet18(), [(1, 3, 224, 224), (8, 3, 224, 224)]),
+        ("VGG-16-BN", torchvision.models.vgg16_bn(), [(1, 3, 224, 224)]),
+        ("ResNet-56", cpnb.CifarResNet(56), [(64, 3, 32, 32)]),
+    ):
+        ranks = ranks_for(net, WHOLE[name])
+        for n, *_, size in shapes:
+            label = f"{name}, {size}x{size}, batch {n}"
+            made[label] = net.eval(), ranks, torch.randn(n, 3, size, size)
+            if name == "VGG-16-BN":
+                made[f"{label}, linear too"] = net, ranks | LINEAR, made[label][2]
+    return made
 
 
 def cases() -> dict:
@@ -79,7 +115,7 @@ def cases() -> dict:
     for n in (1, 32):
         layer = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU())
         made[f"VGG 3x3x256x256, R=256, batch {n}"] = layer, {"0": 256}, torch.randn(n, 256, 56, 56)
-    return made
+    return made | networks()
 
 
 def bench(name: str, dense: nn.Module, ranks: dict, example, threads: int, arguments) -> dict:
@@ -98,6 +134,9 @@ def bench(name: str, dense: nn.Module, ranks: dict, example, threads: int, argum
     optimising = time.perf_counter() - start
     native = example.clone(memory_format=torch.channels_last)  # every contender in its own layout
     functions["optimised", "cpnb"] = runtimes.finishing(lambda: fast(native), native)
+    if fast.report.choice in ("ONNX Runtime", "OpenVINO"):  # ours beside what won over it
+        ours = copy.deepcopy(fast)  # a copy runs layer by layer
+        functions["layers", "cpnb"] = lambda: ours(native)
     if example.is_cuda:
         functions["optimised", "cpnb, CUDA graph"] = runtimes.graphed(fast, example)
     times = runtimes.time_in_turns(functions, arguments.seconds)
@@ -122,6 +161,7 @@ def bench(name: str, dense: nn.Module, ranks: dict, example, threads: int, argum
         "speedup_of_peers": ms["dense"] / ms["factored"],
         "fastest": {kind: runtime for kind, (_, runtime) in best.items()},
         "latencies": {f"{kind}, {runtime}": value for (kind, runtime), value in found.items()},
+        "whole_network": fast.report.choice,
         "optimize_seconds": optimising,  # with the kernel's compilation, where it is not built yet
         "chosen": {" + ".join(c.names): c.path for c in fast.report.choices},
         "peers": runtimes.versions(),

@@ -18,6 +18,7 @@ def pytest_configure(config):
     """Set before any test module is imported, and seen by the kernels that tests start."""
     config.results_folder = tempfile.mkdtemp(prefix="cpnb-test-results-")
     os.environ["CPNB_RESULTS"] = config.results_folder
+    os.environ["CPNB_REMEMBER"] = "0"  # each test measures for itself
     # Kernels work in other folders; they too shall test this checkout, installed or not.
     paths = [str(config.rootpath), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

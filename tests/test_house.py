@@ -68,7 +68,8 @@ def test_environment_has_the_pins_of_requirements():
 
 def test_every_import_is_a_declared_dependency():
     """Of cpnb: what it imports and does not bring itself stands in pyproject.toml."""
-    lines = project()["dependencies"] + project()["optional-dependencies"]["gpu"]
+    extras = project()["optional-dependencies"]
+    lines = project()["dependencies"] + extras["gpu"] + extras["runtimes"]
     told = {canonicalize_name(Requirement(line).name) for line in lines}
     package_of = {"PIL": "pillow", "yaml": "pyyaml"}
     found = {name.split(".")[0] for path in MODULES for name in imports(path)}

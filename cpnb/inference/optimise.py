@@ -17,15 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from cpnb.inference.chains import find_chains, own_parts
+from cpnb.inference.contest import rivals, run_as_a_whole
 from cpnb.inference.examples import check_pair
 from cpnb.inference.fused.choice import Report, fastest
+from cpnb.inference.whole import Whole
 from cpnb.layers.copies import copied
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.factored import FactoredConv2d
+from cpnb.runs.progress import progress_bar
 
 
 def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of the model that computes the same outputs faster.
+
+    The network as a whole goes to whatever is the fastest for it on this machine: its layers one
+    after the other, optimised as told below; the compiled kernels with all steps in one call; ONNX
+    Runtime or OpenVINO, where they are installed (extra `runtimes`).
 
     Each factored layer, and each dense convolution in an ``nn.Sequential``, is measured on the
     input it gets from `example`, with PyTorch's present number of threads: dense, factored, fused
@@ -48,7 +55,9 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     nn.Module
         In evaluation mode, without gradients of its parameters, the outputs those of the model up
         to rounding, its convolutions' maps in channels_last. It may be called from several threads.
-        Its attribute `report` tells what was measured and chosen. Exported, traced or under
+        Its attribute `report` tells what was measured and chosen. Of a network as a whole that is
+        true of input of the example's shape and of as many threads; other input goes through the
+        layers. Exported, traced or under
         ``torch.compile`` it is the layers one by one, as it is where a gradient is wanted. Kernels
         hold copies of the weights, and follow their changes (see `fused.module.FusedConv`).
 
@@ -69,6 +78,9 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     """
     check_pair("optimize_for_inference", model, example)
     fast = copied(model).eval().requires_grad_(False)
+    whole = vars(model).get("forward")
+    if isinstance(whole, Whole):
+        fast.forward = whole.of(fast) or whole
     parts = [part for _, part in own_parts(fast)]
     if not any(isinstance(part, (CPConv2d, FactoredConv2d)) for part in parts):
         if len(parts) < len(list(fast.modules())):
@@ -85,7 +97,10 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
         apart = _apart(fast, found.chains, example, expected)
         if not apart:
             found = find_chains(fast, calls, fuse=False)
-        candidate, report = _replaced(fast, found.chains, calls)
+        bar = progress_bar(
+            total=len(found.chains) + len(rivals()), desc="optimise", leave=False, unit="part"
+        )
+        candidate, report = _replaced(fast, found.chains, calls, bar.update)
         report.remarks += found.remarks
         if not apart:
             report.remarks.append(
@@ -96,6 +111,12 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
             same = _same(candidate(example.clone()), expected)
         except Exception:  # of whatever kind: something cannot go on with fused layers
             same = False
+        if same:
+            run_as_a_whole(
+                *(fast, candidate, example, report),
+                same=lambda output: _same(output, expected), tick=bar.update,
+            )  # fmt: skip
+        bar.close()
     if not same:
         return _remarked(
             fast,
@@ -164,16 +185,17 @@ def _apart(model: nn.Module, chains: list[list[str]], example: Tensor, expected)
         return False
 
 
-def _replaced(model: nn.Module, chains: list[list[str]], calls) -> tuple[nn.Module, Report]:
+def _replaced(model: nn.Module, chains: list[list[str]], calls, tick) -> tuple[nn.Module, Report]:
     """A copy of the model with every chain on its fastest path."""
-    model, report = copy.deepcopy(model), Report()
+    model, report, known = copy.deepcopy(model), Report(), {}
     for names in chains:
         layers = [model.get_submodule(name) for name in names]
         (x,), _ = calls[names[0]][0]
-        fused, choice = fastest(names, layers, x, report)
+        fused, choice = fastest(names, layers, x, report, known)
         report.choices.append(choice)
         for layer, other in zip(layers, [fused] + [nn.Identity()] * (len(names) - 1), strict=True):
             _become(layer, other)
+        tick()
     return model, report
 
 

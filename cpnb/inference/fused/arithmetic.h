@@ -52,14 +52,40 @@ inline Int ceil_div(Int a, Int b) { return (a + b - 1) / b; }
 extern "C" {
 
 // A 1x1 convolution, or with taps > 1 a dense one whose kernel rows are `depth` values long.
+// What lies `residual` floats from a result is added to it before the activation, unless it is 0.
 struct Product {
-    Int taps, tap_stride, depth, outputs, group, relu;  // `outputs` after a maxout over `group`
-    const float *weights, *bias;                        // packed by native.py
+    Int taps, tap_stride, depth, outputs, group;  // `outputs` after a maxout over `group`
+    Int activation, residual;
+    const float *weights, *bias;  // packed by packing.py
 };
 
 }  // extern "C"
 
 namespace {
+
+enum Activation : Int { NONE, RELU, RELU6, SILU };  // as in packing.py
+
+// e to the power of v, to two units in the last place; overflows and underflows as it should.
+inline Vec exponential(Vec v) {
+    typedef std::int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+    const Vec most = Vec{} + 88.7f, least = Vec{} - 87.3f;
+    const Vec x = v > most ? most : (v < least ? least : v);
+    const Vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
+    const Vec whole = shifted - 12582912.0f;
+    const Vec r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    Vec p = r * 1.9875691e-4f + 1.3981999e-3f;
+    p = p * r + 8.3334519e-3f, p = p * r + 4.1665796e-2f;
+    p = p * r + 1.6666666e-1f, p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    const Ints power = (reinterpret_cast<const Ints&>(shifted) - 0x4B400000 + 127) << 23;
+    return p * reinterpret_cast<const Vec&>(power);
+}
+
+inline Vec activated(Vec v, Int kind) {  // keeps NaN, as torch does
+    if (kind == SILU) return v / (exponential(-v) + 1.0f);
+    if (kind != NONE) v = v < 0 ? Vec{} : v;
+    return kind == RELU6 ? (v > 6 ? Vec{} + 6.0f : v) : v;
+}
 
 // Matrix product
 
@@ -99,12 +125,17 @@ void block(const float* const* rows, const Product& p, const float* w, const flo
     UNROLL for (int n = 0; n < N; n++)
         UNROLL for (int m = 0; m < M; m++) sum[m][n] = at(bias + n * LANES);
     accumulate<M, N>(rows, p, w, sum);
-    const bool relu = p.relu;
+    if (p.residual) {
+        UNROLL for (int m = 0; m < M; m++)
+            UNROLL for (int v = 0; v < N; v++)
+                sum[m][v] += at(out[m] + p.residual + (first + v) * stride);
+    }
+    const Int activation = p.activation;
     UNROLL for (int m = 0; m < M; m++) {
         UNROLL for (int v = 0; v < N / G; v++) {
             Vec best = sum[m][v * G];
             UNROLL for (int g = 1; g < G; g++) best = maximum(best, sum[m][v * G + g]);
-            sum[m][v] = relu ? (best < 0 ? Vec{} : best) : best;
+            sum[m][v] = activated(best, activation);
         }
     }
     const Int left = p.outputs - first * LANES;
@@ -137,15 +168,30 @@ void panel(const float* const* rows, Int count, const Product& p, const float* w
     }
 }
 
+inline Int most_vectors(const Product& p) { return p.group == 3 ? 3 : SUMS; }
+inline Int vectors_of(const Product& p) { return ceil_div(p.outputs, LANES) * p.group; }
+inline Int panels_of(const Product& p) { return ceil_div(vectors_of(p), most_vectors(p)); }
+
+// Vectors in the panel that begins at vector v, with `left` panels to come, it included. Without a
+// maxout 13 vectors are 4 + 3 + 3 + 3 rather than 4 + 4 + 4 + 1.
+inline Int panel_vectors(const Product& p, Int v, Int left) {
+    const Int rest = vectors_of(p) - v;
+    return p.group == 1 ? ceil_div(rest, left) : std::min(most_vectors(p), rest);
+}
+
 // out[i] = act(rows[i] . weights + bias); rows and out are pointers, so that any gathering will do.
+// Only panels `from` up to `to`, where given; results are counted from the first of all panels.
 void product(const float* const* rows, Int count, const Product& p, float* const* out,
-             Int stride = LANES) {
-    const Int vectors = ceil_div(p.outputs, LANES) * p.group, most = p.group == 3 ? 3 : SUMS;
-    const Int panels = ceil_div(vectors, most);
+             Int stride = LANES, Int from = 0, Int to = -1) {
+    const Int panels = panels_of(p);
     const float *w = p.weights, *bias = p.bias;
-    for (Int i = 0, v = 0, n; i < panels; i++, v += n) {
-        // Without a maxout 13 vectors are 4 + 3 + 3 + 3 rather than 4 + 4 + 4 + 1.
-        n = p.group == 1 ? ceil_div(vectors - v, panels - i) : std::min(most, vectors - v);
+    if (to < 0) to = panels;
+    for (Int i = 0, v = 0, n; i < to; i++, v += n) {
+        n = panel_vectors(p, v, panels - i);
+        if (i < from) {
+            w += p.taps * p.depth * n * LANES, bias += n * LANES;
+            continue;
+        }
         const Int first = v / p.group;
         const auto run = p.group == 4   ? panel<4, 4>
                          : p.group == 3 ? panel<3, 3>

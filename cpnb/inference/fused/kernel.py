@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from cpnb.inference.fused import native
 from cpnb.inference.fused.chain import Chain
+from cpnb.inference.fused.packing import Packer, padded
 from cpnb.layers.cp import CPConv2d
 
 GROUPS = (1, 2, 3, 4)  # maxouts that the kernel holds in registers
@@ -39,21 +40,17 @@ class Kernel:
         reason = uncovered(chain)
         if reason:
             raise ValueError(f"the compiled kernel does not cover this layer: {reason}")
-        self._library = native.library()
-        self._lanes, self._sums = self._library.cpnb_lanes(), self._library.cpnb_sums()
-        self._kept: list[Tensor] = []  # what the structures below point to
+        self._packer = packer = Packer()
         self.chain = chain
         front, groups = chain.front, chain.groups
         self._factored = isinstance(front, CPConv2d)
         self._reduce = self._down = self._across = None
         if self._factored:
             reduce = front.reduce.weight.flatten(1).chunk(groups)
-            width = -(-front.rank // self._lanes) * self._lanes
-            self._reduce = (native.Product * groups)(
-                *(self._product(_padded(weight, width), None) for weight in reduce)
-            )
-            self._down = self._filter(front.vertical.weight, groups, width)
-            self._across = self._filter(front.horizontal.weight, groups, width)
+            width = packer.width(front.rank)
+            self._reduce = packer.array([packer.product(padded(w, width), None) for w in reduce])
+            self._down = packer.filters(front.vertical.weight.flatten(1), groups, width)
+            self._across = packer.filters(front.horizontal.weight.flatten(1), groups, width)
         self._links, self._channels = self._products(groups), chain.in_channels
         (top, bottom), (left, right) = chain.padding
         margin = (left, right, top, bottom)
@@ -72,7 +69,7 @@ class Kernel:
             x = F.pad(x, self._margin)
         x = x.contiguous(memory_format=torch.channels_last)
         result = x.new_empty_strided(size, strides)
-        if result.numel() and self._library.cpnb_run(call, x.data_ptr(), result.data_ptr()):
+        if result.numel() and self._packer.library.cpnb_run(call, x.data_ptr(), result.data_ptr()):
             raise MemoryError("the compiled kernel could not allocate its buffers")
         return result
 
@@ -85,6 +82,7 @@ class Kernel:
         samples, channels, rows, columns = shape
         height, width = chain.out_size((rows, columns))
         (top, bottom), (left, right) = chain.padding
+        maps = chain.out_channels
         rank, links = chain.front.rank if self._factored else 0, self._links
         if not self._factored:  # padded before it comes here
             rows, columns, top, left = rows + top + bottom, columns + left + right, 0, 0
@@ -94,12 +92,13 @@ class Kernel:
             *(samples, rows, columns, channels // groups),
             *(height, width, chain.out_channels // groups, groups),
             *(*chain.kernel_size, *chain.stride, top, left, *chain.dilation, rank, threads),
+            *(channels, columns * channels, rows * columns * channels),
+            *(maps, width * maps, height * width * maps),
         )
-        filters = _pointer(self._down), _pointer(self._across)
+        filters = self._down, self._across
         call = native.Call(geometry, self._reduce, *filters, links, len(links) // groups)
         if len(self._plans) >= MOST_PLANS:
             self._plans.clear()
-        maps = chain.out_channels
         strides = height * width * maps, 1, width * maps, maps  # channels_last
         plan = (samples, maps, height, width), strides, ctypes.pointer(call)
         self._plans[shape, threads] = plan
@@ -113,45 +112,13 @@ class Kernel:
             weights = conv.weight.permute(0, 2, 3, 1).chunk(groups)
             links.append(
                 [
-                    self._product(w.flatten(1), b, group, relu, taps=w.shape[1])
+                    self._packer.product(
+                        w.flatten(1), b, group, "relu" if relu else None, taps=w.shape[1]
+                    )
                     for w, b in zip(weights, biases, strict=True)
                 ]
             )
-        by_group = [link[g] for g in range(groups) for link in links]
-        return (native.Product * len(by_group))(*by_group)
-
-    def _product(self, weight: Tensor, bias, group=1, relu=False, taps=1) -> native.Product:
-        """Pack a matrix (T, K): for each panel of some vectors of outputs, K rows of them.
-
-        The `group` candidates for one output are neighbours among the vectors.
-        """
-        outputs, depth = weight.shape[0] // group, weight.shape[1]
-        bias = weight.new_zeros(len(weight)) if bias is None else bias
-        both = torch.cat([weight, bias[:, None]], 1).detach().float()
-        vectors = -(-outputs // self._lanes)
-        both = _padded(both.view(outputs, group, depth + 1), vectors * self._lanes)
-        both = both.view(vectors, self._lanes, group, depth + 1).permute(0, 2, 3, 1)
-        both = both.reshape(vectors * group, depth + 1, self._lanes)
-        if group == 1:
-            panels = both.tensor_split(-(-vectors // self._sums))  # even, the larger ones first
-        else:
-            panels = both.split(3 if group == 3 else self._sums)
-        weights = torch.cat([panel[:, :-1].transpose(0, 1).flatten() for panel in panels])
-        return native.Product(
-            *(taps, 0, depth // taps, outputs, group, relu),
-            *(self._keep(weights), self._keep(both[:, -1])),
-        )
-
-    def _filter(self, weight: Tensor, groups: int, width: int) -> Tensor:
-        """Depthwise filters (groups R, 1, d, 1) as (groups, planes, d, lanes)."""
-        taps = weight.detach().flatten(1)
-        taps = torch.stack([_padded(part, width) for part in taps.chunk(groups)])
-        taps = taps.view(groups, width // self._lanes, self._lanes, -1).transpose(2, 3)
-        return taps.float().contiguous()
-
-    def _keep(self, values: Tensor) -> int:
-        self._kept.append(values.contiguous())
-        return self._kept[-1].data_ptr()
+        return self._packer.array([link[g] for g in range(groups) for link in links])
 
 
 def uncovered(chain: Chain) -> str | None:
@@ -167,12 +134,3 @@ def uncovered(chain: Chain) -> str | None:
     if isinstance(chain.front, nn.Conv2d) and (chain.groups > 1 or chain.dilation[1] > 1):
         return "a dense convolution with groups or a horizontal dilation"
     return None
-
-
-def _padded(tensor: Tensor, length: int) -> Tensor:
-    """Zeros behind the first axis, up to `length`."""
-    return F.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, length - len(tensor)))
-
-
-def _pointer(tensor: Tensor | None):
-    return None if tensor is None else tensor.data_ptr()

@@ -4,12 +4,15 @@
 // Maps lie in NHWC order. Only the last result is written to memory; what lies between stands in
 // a buffer in the cache that each thread keeps. Called by native.py.
 
-#include "layer.h"
+#include "program.h"
 
 extern "C" {
 
 int cpnb_lanes() { return LANES; }
 int cpnb_sums() { return SUMS; }
+
+// To be called before the memory is written to.
+void cpnb_wish_huge_pages(void* start, Int bytes) { wish_huge_pages(start, bytes); }
 
 // 0, or 1 where memory ran out.
 int cpnb_run(const Call* call, const float* x, float* y) {
@@ -32,6 +35,31 @@ int cpnb_run(const Call* call, const float* x, float* y) {
 #pragma omp for schedule(dynamic, 1)
         for (Int unit = 0; unit < layer.units(); unit++)
             if (ready) layer.run(unit, scratch);
+    }
+    return failed;
+}
+
+// A whole network on maps in one piece of memory; 0, or 1 where memory ran out.
+int cpnb_program(const Op* ops, Int count, float* memory, const float* x, float* y, Int threads) {
+    int failed = 0;
+    Int bytes = 0;
+    for (Int i = 0; i < count; i++) bytes = std::max(bytes, scratch_bytes(ops[i], memory));
+#pragma omp parallel num_threads(int(threads)) if (threads > 1)
+    {
+        bool ready = true;
+        try {
+            scratch.reserve(bytes);
+        } catch (const std::bad_alloc&) {
+            ready = false;
+#pragma omp atomic write
+            failed = 1;
+        }
+        for (Int i = 0; i < count; i++) {  // each after the one before, and each shared out
+            const Task task(ops[i], memory, x, y);
+#pragma omp for schedule(dynamic, 1)
+            for (Int unit = 0; unit < task.units(); unit++)
+                if (ready) task.run(unit, scratch);
+        }
     }
     return failed;
 }

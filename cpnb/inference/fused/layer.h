@@ -7,16 +7,24 @@
 
 extern "C" {
 
+// Floats from one position, row and sample of NHWC maps to the next.
+struct Steps {
+    Int pixel, row, sample;
+    Int to(Int n, Int y, Int x) const { return n * sample + y * row + x * pixel; }
+};
+
 // Geometry of one call. Channels, out_channels (of the last link of the chain) and rank are those
 // of one group. rank 0: a dense convolution, ungrouped and without padding.
 struct Geometry {
     Int samples, height, width, channels, out_height, out_width, out_channels, groups;
     Int size_y, size_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
     Int rank, threads;
+    Steps in, out;
 };
 
 // All that calls on input of one shape have in common. `reduce`, `vertical` and `horizontal` are
-// unused for rank 0; each group has its own products and filters, one after the other.
+// unused for rank 0; each group has its own products and filters, one after the other. Without
+// links the filtered terms are the result.
 struct Call {
     Geometry geometry;
     const Product* reduce;
@@ -32,25 +40,28 @@ namespace {
 constexpr Int BLOCK_ROWS = 8;           // image rows that are filtered before they are expanded
 constexpr Int LEAST_POSITIONS = 64;     // for which a product re-reads its weights
 constexpr Int DENSE_POSITIONS = 192;    // of a dense convolution at a time
+constexpr Int FEW_POSITIONS = 64;       // a thread: its share of the outputs is better than of these
 constexpr Int RING_FLOATS = 96 * 1024;  // 384 KiB for the reduced maps
 constexpr Int CHUNK = 16;               // columns filtered down before they are filtered across
 
 class Layer {
   public:
-    Layer(const Call& call, const float* x, float* y)
+    // Planned only where it is one: other steps of a program have no products.
+    Layer(const Call& call, const float* x, float* y, bool planned = true)
         : g(call.geometry), x_(x), y_(y), reduce_(call.reduce), vertical_(call.vertical),
           horizontal_(call.horizontal), chain_(call.chain), links_(call.links) {
-        if (g.rank) plan_tiles(); else plan_dense();
+        if (planned && g.rank) plan_tiles();
+        else if (planned) plan_dense();
     }
 
     Int units() const { return units_; }
-    Int result_bytes() const { return g.samples * g.out_height * g.out_width * row_length() * 4; }
+    Int result_bytes() const { return g.samples * g.out.sample * 4; }
 
     Int scratch_bytes() const {
         Int bytes = 2 * Scratch::bytes<float*>(capacity_);
         for (Int i = 0; i + 1 < links_; i++) bytes += link_bytes(i);
         if (!g.rank) return bytes;
-        return bytes + Scratch::bytes<float>(capacity_ * channels()) +
+        return bytes + (links_ ? Scratch::bytes<float>(capacity_ * channels()) : 0) +
                Scratch::bytes<float>(planes() * plane()) +
                Scratch::bytes<float>(BLOCK_ROWS * columns_ * LANES) +
                2 * Scratch::bytes<float*>(ring_rows_ * columns_) +
@@ -62,11 +73,17 @@ class Layer {
     void run(Int unit, Scratch& scratch) const {
         scratch.clear();
         Work work(*this, scratch);
-        if (g.rank) run_factored(unit, work); else run_dense(unit, work);
-        flush(work);
+        if (!g.rank) run_dense(unit, work);
+        else if (links_) run_factored(unit, work);
+        else run_terms(unit, work);
     }
 
   private:
+    // Which terms of which group: panels of the first product, and the planes that they make.
+    struct Part {
+        Int group, panel, last_panel, plane, last_plane;
+    };
+
     // A thread's buffers while it does one unit.
     struct Work {
         const float** rows;  // a pointer to the input of the chain for each position …
@@ -85,7 +102,7 @@ class Layer {
             : rows(scratch.take<const float*>(layer.capacity_)),
               out(scratch.take<float*>(layer.capacity_)), scratch(scratch) {
             if (!layer.g.rank) return;
-            mid = scratch.take<float>(layer.capacity_ * layer.channels());
+            mid = layer.links_ ? scratch.take<float>(layer.capacity_ * layer.channels()) : nullptr;
             ring = scratch.take<float>(layer.planes() * layer.plane());
             filtered = scratch.take<float>(BLOCK_ROWS * layer.columns_ * LANES);
             reduce_from = scratch.take<const float*>(layer.ring_rows_ * layer.columns_);
@@ -104,7 +121,6 @@ class Layer {
     // An odd number of cache lines, so that the rows of a column do not compete for one cache set.
     Int pitch() const { return (columns_ | 1) * LANES; }
     Int plane() const { return (ring_rows_ | 1) * pitch(); }
-    Int row_length() const { return g.out_channels * g.groups; }
     Int rows_in(Int rows) const { return (rows - 1) * g.stride_y + (g.size_y - 1) * g.dilation_y + 1; }
     Int columns_in(Int n) const { return (n - 1) * g.stride_x + (g.size_x - 1) * g.dilation_x + 1; }
     Int link_width(Int i) const { return ceil_div(chain_[i].outputs, LANES) * LANES; }
@@ -112,13 +128,19 @@ class Layer {
         return Scratch::bytes<float>(capacity_ * link_width(i)) + Scratch::bytes<float*>(capacity_);
     }
 
+    // As many units as threads share evenly: each takes some positions, or, where there are few, some
+    // panels of the outputs.
     void plan_dense() {
         const Int positions = g.samples * g.out_height * g.out_width;
-        capacity_ = std::min(DENSE_POSITIONS, ceil_div(positions, g.threads));
-        units_ = ceil_div(positions, capacity_);
+        const bool few = links_ == 1 && positions < FEW_POSITIONS * g.threads;
+        chunks_ = few ? panels_of(chain_[0]) : 1;
+        const Int tiles = ceil_div(positions, DENSE_POSITIONS * g.threads) * (few ? 1 : g.threads);
+        capacity_ = ceil_div(positions, tiles);
+        units_ = ceil_div(positions, capacity_) * chunks_;
     }
 
     void plan_tiles() {
+        chunks_ = links_ ? 1 : panels_of(reduce_[0]);
         ring_rows_ = rows_in(BLOCK_ROWS);
         tile_ = g.out_width;
         const Int most = std::max(RING_FLOATS / (ring_rows_ * channels()), columns_in(FILTERED));
@@ -130,7 +152,8 @@ class Layer {
         tiles_ = ceil_div(g.out_width, tile_);
         const Int positions = g.out_height * g.out_width;
         batch_ = std::min(ceil_div(LEAST_POSITIONS, positions), ceil_div(g.samples, 2 * g.threads));
-        const Int whole = ceil_div(g.samples, batch_) * g.groups * tiles_;
+        if (!links_) batch_ = 1;
+        const Int whole = ceil_div(g.samples, batch_) * g.groups * tiles_ * chunks_;
         strips_ = best_strips(whole);
         strip_ = ceil_div(g.out_height, strips_);
         strips_ = ceil_div(g.out_height, strip_);
@@ -144,7 +167,8 @@ class Layer {
         for (Int strips = 1; strips <= std::min(g.out_height, 4 * g.threads); strips++) {
             const Int rows = ceil_div(g.out_height, strips);
             Int work = rows_in(rows) * columns_ * g.channels;
-            work += rows * tile_ * (g.size_y + g.size_x + chain_[0].outputs * chain_[0].group);
+            const Int expand = links_ ? chain_[0].outputs * chain_[0].group : 0;
+            work += rows * tile_ * (g.size_y + g.size_x + expand);
             work *= ceil_div(whole * strips, g.threads);
             if (strips == 1 || work < least) best = strips, least = work;
         }
@@ -153,21 +177,48 @@ class Layer {
 
     void run_dense(Int unit, Work& work) const {
         const Int positions = g.samples * g.out_height * g.out_width;
-        const Int first = unit * capacity_, last = std::min(first + capacity_, positions);
+        const Int first = unit / chunks_ * capacity_, chunk = unit % chunks_;
+        const Int last = std::min(first + capacity_, positions);
         for (Int i = first; i < last; i++) {
-            const Int column = i % g.out_width, line = i / g.out_width;
-            const Int row = line % g.out_height, sample = line / g.out_height;
-            const Int top = sample * g.height + row * g.stride_y;
-            work.rows[i - first] = x_ + (top * g.width + column * g.stride_x) * g.channels;
-            work.out[i - first] = y_ + i * row_length();
+            const Int x = i % g.out_width, line = i / g.out_width;
+            const Int y = line % g.out_height, n = line / g.out_height;
+            work.rows[i - first] = x_ + g.in.to(n, y * g.stride_y, x * g.stride_x);
+            work.out[i - first] = y_ + g.out.to(n, y, x);
         }
         work.used = last - first;
+        if (chunks_ == 1) flush(work);
+        else product(work.rows, work.used, chain_[0], work.out, LANES, chunk, chunk + 1);
+    }
+
+    // The terms of one panel of the first product, from strips of maps to strips of maps.
+    void run_terms(Int unit, Work& work) const {
+        const Int chunk = unit % chunks_, tile = unit / chunks_ % tiles_;
+        const Int strip = unit / chunks_ / tiles_ % strips_, n = unit / chunks_ / tiles_ / strips_;
+        const Product& p = reduce_[0];
+        Int from = 0, count = 0;
+        for (Int i = 0; i <= chunk; i++) {
+            from += count;
+            count = panel_vectors(p, from, panels_of(p) - i);
+        }
+        const Part part{0, chunk, chunk + 1, from, from + count};
+        const Int left = tile * tile_, wide = std::min(tile_, g.out_width - left);
+        const Int top = strip * strip_, bottom = std::min(top + strip_, g.out_height);
+        Int ready = top * g.stride_y;
+        for (Int row = top; row < bottom; row += BLOCK_ROWS) {
+            const Int rows = std::min(BLOCK_ROWS, bottom - row), first = row * g.stride_y;
+            fill_ring(work, n, part, std::max(ready, first), first + rows_in(rows),
+                      left * g.stride_x - g.pad_x, columns_in(wide));
+            ready = first + rows_in(rows);
+            filter_rows(work, part, first, rows, wide, y_ + g.out.to(n, row, left), g.out.pixel,
+                        g.out.row);
+        }
     }
 
     void run_factored(Int unit, Work& work) const {
         const Int tile = unit % tiles_, strip = unit / tiles_ % strips_;
         const Int group = unit / tiles_ / strips_ % g.groups;
         const Int samples = unit / tiles_ / strips_ / g.groups * batch_;
+        const Part part{group, 0, panels_of(reduce_[group]), 0, planes()};
         const Int left = tile * tile_, wide = std::min(tile_, g.out_width - left);
         const Int top = strip * strip_, bottom = std::min(top + strip_, g.out_height);
         for (Int i = 0; i < capacity_; i++) work.rows[i] = work.mid + i * channels();
@@ -176,23 +227,24 @@ class Layer {
             for (Int row = top; row < bottom; row += BLOCK_ROWS) {
                 const Int rows = std::min(BLOCK_ROWS, bottom - row), first = row * g.stride_y;
                 if (work.used + rows * wide > capacity_) flush(work, group);
-                fill_ring(work, n, group, std::max(ready, first), first + rows_in(rows),
+                fill_ring(work, n, part, std::max(ready, first), first + rows_in(rows),
                           left * g.stride_x - g.pad_x, columns_in(wide));
                 ready = first + rows_in(rows);
-                filter_rows(work, group, first, rows, wide);
+                filter_rows(work, part, first, rows, wide, work.mid + work.used * channels(),
+                            channels(), wide * channels());
                 for (Int i = 0; i < rows; i++)
                     for (Int j = 0; j < wide; j++)
                         work.out[work.used++] =
-                            y_ + ((n * g.out_height + row + i) * g.out_width + left + j) * row_length() +
-                            group * g.out_channels;
+                            y_ + g.out.to(n, row + i, left + j) + group * g.out_channels;
             }
         }
         flush(work, group);
     }
 
     // Reduce rows first … last, counted from the top of the padding, and columns from `left` on.
-    void fill_ring(Work& work, Int sample, Int group, Int first, Int last, Int left, Int columns) const {
-        const Int deep = planes(), step = plane();
+    void fill_ring(Work& work, Int sample, const Part& part, Int first, Int last, Int left,
+                   Int columns) const {
+        const Int step = plane();
         Int count = 0;
         for (Int row = first; row < last; row++) {
             const Int from = row - g.pad_y;
@@ -200,27 +252,29 @@ class Layer {
             for (Int j = 0; j < columns; j++, slot += LANES) {
                 const Int column = left + j;
                 if (from < 0 || from >= g.height || column < 0 || column >= g.width) {
-                    for (Int p = 0; p < deep; p++) at(slot + p * step) = Vec{};
+                    for (Int p = part.plane; p < part.last_plane; p++) at(slot + p * step) = Vec{};
                 } else {
-                    const Int position = (sample * g.height + from) * g.width + column;
-                    work.reduce_from[count] = x_ + (position * g.groups + group) * g.channels;
+                    work.reduce_from[count] =
+                        x_ + g.in.to(sample, from, column) + part.group * g.channels;
                     work.reduce_to[count++] = slot;
                 }
             }
         }
-        product(work.reduce_from, count, reduce_[group], work.reduce_to, step);
+        product(work.reduce_from, count, reduce_[part.group], work.reduce_to, step, part.panel,
+                part.last_panel);
     }
 
-    void filter_rows(Work& work, Int group, Int first, Int rows, Int wide) const {
-        const Int columns = columns_in(wide);
+    void filter_rows(Work& work, const Part& part, Int first, Int rows, Int wide, float* out,
+                     Int pixel, Int row) const {
+        const Int columns = columns_in(wide), group = part.group;
         for (Int i = 0; i < rows_in(rows); i++) work.slots[i] = (first + i) % ring_rows_ * pitch();
-        for (Int p = 0; p < planes(); p++) {
+        for (Int p = part.plane; p < part.last_plane; p++) {
             const float* maps = work.ring + p * plane();
             for (Int i = 0; i < rows_in(rows); i++) work.down[i] = maps + work.slots[i];
             const float* down = vertical_ + (group * planes() + p) * g.size_y * LANES;
             const float* across = horizontal_ + (group * planes() + p) * g.size_x * LANES;
             filter_down(work, down, rows, columns);
-            filter_across(work, across, rows, wide, p);
+            filter_across(work, across, rows, wide, out + p * LANES, pixel, row);
         }
     }
 
@@ -239,17 +293,16 @@ class Layer {
         }
     }
 
-    void filter_across(Work& work, const float* w, Int rows, Int wide, Int p) const {
-        const Int row = columns_ * LANES;
-        float* out = work.mid + work.used * channels() + p * LANES;
+    void filter_across(Work& work, const float* w, Int rows, Int wide, float* out, Int pixel,
+                       Int row) const {
+        const Int from = columns_ * LANES;
         if (g.stride_x == 1 && g.dilation_x == 1 &&
-            slide(work.across, g.size_x, w, wide, rows, row, out, channels(), wide * channels()))
+            slide(work.across, g.size_x, w, wide, rows, from, out, pixel, row))
             return;
         for (Int i = 0; i < rows; i++) {
             for (Int t = 0; t < g.size_x; t++)
-                work.lines[t] = work.across[t * g.dilation_x] + i * row;
-            filter(work.lines, g.size_x, w, wide, g.stride_x * LANES, out + i * wide * channels(),
-                   channels());
+                work.lines[t] = work.across[t * g.dilation_x] + i * from;
+            filter(work.lines, g.size_x, w, wide, g.stride_x * LANES, out + i * row, pixel);
         }
     }
 
@@ -281,6 +334,7 @@ class Layer {
     Int units_ = 0, capacity_ = 0;                             // positions that a flush takes
     Int ring_rows_ = 0, columns_ = 0, tile_ = 0, tiles_ = 0;   // reduced, and expanded columns
     Int batch_ = 0, strip_ = 0, strips_ = 0;                   // samples a unit; rows a strip
+    Int chunks_ = 1;                                           // parts of the outputs, or terms
 };
 
 }  // namespace

@@ -71,7 +71,7 @@ class FusedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) -> (N, T, H', W'), as the layers one by one."""
-        if self._fuses and _plain(x):
+        if self._fuses and plain_batch(x):
             kernel = self._current()
             if kernel and kernel.takes(x):
                 return kernel(x)
@@ -136,7 +136,7 @@ class FusedConv(nn.Module):
         return f"path={self.path!r}"
 
 
-def _plain(x: Tensor) -> bool:
+def plain_batch(x: Tensor) -> bool:
     """Whether x is a batch whose memory may be handed to the kernel."""
     return (
         not _traced()

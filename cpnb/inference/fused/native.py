@@ -16,7 +16,8 @@ from pathlib import Path
 import torch  # noqa: F401  its OpenMP runtime has to be loaded first
 
 SOURCES = [
-    Path(__file__).parent / name for name in ("kernels.cpp", "layer.h", "scratch.h", "arithmetic.h")
+    Path(__file__).parent / name
+    for name in ("kernels.cpp", "program.h", "layer.h", "scratch.h", "arithmetic.h")
 ]
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp"]
 
@@ -30,7 +31,9 @@ class Product(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in ("taps", "tap_stride", "depth", "outputs", "group", "relu")
+        for name in (
+            *("taps", "tap_stride", "depth", "outputs", "group", "activation", "residual"),
+        )
     ] + [("weights", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
 
 
@@ -44,6 +47,7 @@ class Geometry(ctypes.Structure):
             *("out_height", "out_width", "out_channels", "groups"),
             *("size_y", "size_x", "stride_y", "stride_x"),
             *("pad_y", "pad_x", "dilation_y", "dilation_x", "rank", "threads"),
+            *("in_pixel", "in_row", "in_sample", "out_pixel", "out_row", "out_sample"),
         )
     ]
 
@@ -61,6 +65,16 @@ class Call(ctypes.Structure):
     ]
 
 
+class Op(ctypes.Structure):
+    """`Op` of program.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("kind", "input", "other", "output", "activation")),
+        *((name, ctypes.c_void_p) for name in ("scale", "shift")),
+        ("call", Call),
+    ]
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The loaded kernel, built first where the cache does not hold it.
@@ -75,6 +89,9 @@ def library() -> ctypes.CDLL:
     except OSError as error:
         raise KernelUnavailable(f"the compiled kernel cannot be loaded: {error}") from error
     loaded.cpnb_run.argtypes = [ctypes.POINTER(Call), ctypes.c_void_p, ctypes.c_void_p]
+    whole = [ctypes.POINTER(Op), ctypes.c_int64, *3 * [ctypes.c_void_p], ctypes.c_int64]
+    loaded.cpnb_program.argtypes = whole
+    loaded.cpnb_wish_huge_pages.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     return loaded
 
 

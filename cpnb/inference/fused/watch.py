@@ -1,12 +1,12 @@
 """Whether the layers behind a fused one are as they were; cheap, for it is asked at every call."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 
 class Watch:
-    """The parts of a module with their weights and hooks, as they are now.
+    """The parts of a module with their weights, buffers and hooks, as they are now.
 
     A weight that is written into through ``.data``, or that was made in inference mode, keeps no
     count of its changes; such changes are not seen.
@@ -22,6 +22,11 @@ class Watch:
             (part._parameters, name, weight, _version(weight))
             for part in parts
             for name, weight in part._parameters.items()
+        ]
+        self._buffers = [
+            (part._buffers, name, value, _version(value))
+            for part in parts
+            for name, value in part._buffers.items()
         ]
         self._weights = [weight for _, _, weight, _ in self._places if weight is not None]
         self._dual = any(unpack_dual(weight).tangent is not None for weight in self._weights)
@@ -40,7 +45,7 @@ class Watch:
         for named, children in self._children:
             if named != children:  # modules are equal if they are the same
                 return True
-        for named, name, weight, version in self._places:
+        for named, name, weight, version in (*self._places, *self._buffers):
             if named.get(name) is not weight:
                 return True
             if version is not None and weight._version != version:
@@ -48,5 +53,5 @@ class Watch:
         return False
 
 
-def _version(weight: nn.Parameter | None) -> int | None:
+def _version(weight: Tensor | None) -> int | None:
     return None if weight is None or weight.is_inference() else weight._version

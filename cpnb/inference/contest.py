@@ -1,0 +1,131 @@
+"""Which runtime is the fastest for a network as a whole, its layers one by one among them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from cpnb.inference import measured
+from cpnb.inference.fused import choice
+from cpnb.inference.fused.choice import Report
+from cpnb.inference.fused.module import FusedConv
+from cpnb.inference.fused.native import KernelUnavailable
+from cpnb.inference.graph import steps_of
+from cpnb.inference.latency import measure_interleaved
+from cpnb.inference.runtimes import Run, installed, prepared
+from cpnb.inference.steps import NotTaken, Step
+from cpnb.inference.whole import Whole
+
+LAYERS = "layers"
+TURNS = 3  # times as long as a chain's path is measured
+
+
+def rivals() -> list[str]:
+    """Names of what could run a whole network here."""
+    return ["cpnb", *installed()]
+
+
+def run_as_a_whole(
+    model: nn.Module,
+    candidate: nn.Module,
+    example: Tensor,
+    report: Report,
+    same: Callable[[object], bool],
+    tick: Callable[[], None],
+) -> None:
+    """Let the fastest runtime run the candidate, where one is faster than its layers.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As it was before its layers were replaced: what the runtimes get.
+    candidate : nn.Module
+        The same with its layers replaced; its ``forward`` is set where a runtime wins.
+    example : Tensor
+    report : Report
+        Is told what was measured, and why something was not.
+    same : callable
+        Whether an output is the expected one.
+    tick : callable
+        Called after each runtime.
+    """
+    if isinstance(candidate, FusedConv):
+        return  # it is a single chain
+    try:
+        steps = _steps(model, example)
+    except NotTaken as error:
+        report.remarks.append(f"no runtime takes the network as a whole: {error}")
+        return
+    key = measured.key_of(model, _signature(steps), example.stride(), installed(), report.choices)
+    found = measured.recalled(key)
+    names = rivals() if found is None else [name for name in [found["choice"]] if name != LAYERS]
+    runs = {}
+    for name in names:
+        run = _prepared(name, steps, example, same, report)
+        runs |= {name: run} if run else {}
+        tick()
+    if found and set(runs) == set(names):
+        report.whole, report.choice = found["whole"], found["choice"]
+    elif runs:
+        report.whole = _measured({LAYERS: candidate, **runs}, example)
+        report.choice = min(report.whole, key=report.whole.get)
+        measured.remember(key, {"whole": report.whole, "choice": report.choice})
+    if report.choice != LAYERS:
+        candidate.forward = Whole(candidate, example.shape, runs[report.choice])
+
+
+def _steps(model: nn.Module, example: Tensor) -> list[Step]:
+    if not example.is_cpu or example.dtype != torch.float32:
+        raise NotTaken(f"they take float32 on the CPU, it gets {example.dtype} on {example.device}")
+    if not len(example):
+        raise NotTaken("the example has no samples")
+    return steps_of(copy.deepcopy(model), example.clone())
+
+
+def _prepared(name: str, steps, example: Tensor, same, report: Report) -> Run | None:
+    try:
+        run = prepared(name, steps, torch.get_num_threads())
+        if same(run(example.clone())):
+            return run
+        report.remarks.append(f"{name} is left out: it does not repeat the output on the example")
+    except (NotTaken, KernelUnavailable) as error:
+        report.remarks.append(f"{name} does not take the network as a whole: {error}")
+    except Exception as error:  # of whatever kind: a runtime that fails is none
+        told = (str(error).splitlines() or [""])[0][:120]
+        report.remarks.append(f"{name} fails: {type(error).__name__}: {told}")
+    return None
+
+
+class _Called(nn.Module):
+    """A function as a module, to be measured beside others."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+def _measured(contenders: dict[str, Run], example: Tensor) -> dict[str, float]:
+    """Milliseconds of each, in turns; of those hopeless from the start, of the first look."""
+    modules = {
+        name: (run if isinstance(run, nn.Module) else _Called(run), example)
+        for name, run in contenders.items()
+    }
+    looks = measure_interleaved(modules, warmup=1, runs=3)
+    looks = {name: latency.median_ms for name, latency in looks.items()}
+    limit = choice.HOPELESS * min(looks.values())
+    hopeful = {name: modules[name] for name, ms in looks.items() if ms <= limit}
+    latencies = measure_interleaved(hopeful, warmup=1, seconds=TURNS * choice.SECONDS)
+    medians = {name: latency.median_ms for name, latency in latencies.items()}
+    # What was hopeless stays behind, however slow the machine was at its first look.
+    behind = {name: max(ms, max(medians.values())) for name, ms in looks.items()}
+    return behind | medians
+
+
+def _signature(steps: list[Step]) -> list:
+    return [(step.kind, step.shape, step.options, step.activation) for step in steps]
