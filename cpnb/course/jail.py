@@ -17,13 +17,15 @@ import fcntl
 import json
 import os
 import resource
+import signal
 import socket
 import struct
 import sys
 from pathlib import Path
 
 NEW_USER, NEW_NET = 0x10000000, 0x40000000  # linux/sched.h
-SET_NO_NEW_PRIVS, DROP_CAPABILITY, SET_CHILD_SUBREAPER = 38, 24, 36  # linux/prctl.h
+SET_PARENT_DEATH_SIGNAL, SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+SET_NO_NEW_PRIVS, DROP_CAPABILITY = 38, 24
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # Landlock's system calls
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1, 2, 4, 8, 1 << 14
 READ = EXECUTE | READ_FILE | READ_DIR
@@ -48,6 +50,12 @@ def adopt_orphans() -> None:
     """Become the parent of all descendants whose own parent ends, so that they can be found."""
     with contextlib.suppress(OSError):
         _linux("prctl", SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Be killed when the grading process ends, however it ends."""
+    with contextlib.suppress(OSError):
+        _linux("prctl", SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
 def leave_network() -> None:
@@ -116,6 +124,7 @@ def main() -> None:
     """Shut the doors one by one, then become the kernel."""
     options, kernel = json.loads(sys.argv[1]), sys.argv[2:]
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    end_with_parent()
     # "yes" is only written if all went well, and inside, where the writing is allowed.
     told = {"network": _attempt(leave_network)}
     drop_privileges()
