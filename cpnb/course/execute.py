@@ -73,7 +73,7 @@ class Execute(NbgraderExecute):
 
     def create_kernel_manager(self):
         """See nbclient."""
-        writable = [self.resources["metadata"]["path"]]
+        writable = [str(Path(self.resources["metadata"]["path"]).absolute())]
         seconds = self.notebook_seconds + GRACE
         self.km = JailedKernel(self._folder, writable, self.memory, seconds)
         return self.km

@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpnb.course.feedback import write_page
+from cpnb.course.grading import grade, key, ungraded
+from cpnb.course.masters import course_folder, find_assignment
 from cpnb.runs.progress import progress_bar
 
 SLACK = 60  # seconds beyond the notebook's for starting and ending
@@ -66,20 +68,21 @@ def _notebook_in(folder: Path, name: str) -> Path | None:
 
 def grade_all(submissions, assignment, options) -> list[dict]:
     """Results of all submissions, graded side by side; each is written as soon as it is there."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([grade.__module__])  # imported once, not by each process
     with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {pool.submit(_graded, one, assignment, options): one for one in submissions}
+        waiting = {
+            pool.submit(_graded, one, assignment, options, context): one for one in submissions
+        }
         bar = progress_bar(as_completed(waiting), total=len(waiting), unit="notebook")
         results = {waiting[done].student: done.result() for done in bar}
     return [results[one.student] for one in submissions]
 
 
-def _graded(submission: Submission, assignment, options) -> dict:
-    from cpnb.course.feedback import write_page
-    from cpnb.course.grading import key
-
+def _graded(submission: Submission, assignment, options, context) -> dict:
     done = _earlier(submission.result)
     if options.force or done is None or done["key"] != key(submission.path, assignment):
-        done = _in_a_process(submission, assignment, options)
+        done = _in_a_process(submission.path, assignment, options, context)
         done |= {"student": submission.student, "file": submission.path.name}
         temporary = submission.result.with_suffix(".tmp")
         temporary.write_text(json.dumps(done, indent=1))
@@ -95,27 +98,35 @@ def _earlier(path: Path) -> dict | None:
         return None
 
 
-def _in_a_process(submission: Submission, assignment, options) -> dict:
-    """Grade in a process group of its own, which is killed if it does not end in time."""
-    from cpnb.course.grading import grade
+def _limits(options) -> dict:
+    names = ("cell_seconds", "notebook_seconds", "memory")
+    return {name: getattr(options, name) for name in names}
 
-    command = [sys.executable, "-m", "cpnb", "grade", str(submission.path)]
-    command += ["--assignment", assignment.name, "--course", str(assignment.path.parents[2])]
-    command += ["--cell-seconds", str(options.cell_seconds), "--memory", str(options.memory)]
-    command += ["--notebook-seconds", str(options.notebook_seconds)]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
-        try:
-            told, errors = process.communicate(timeout=options.notebook_seconds + SLACK)
-            return json.loads(told)
-        except subprocess.TimeoutExpired:
-            why = f"the grading did not end within {options.notebook_seconds + SLACK} s"
-        except ValueError:
-            why = f"the grading failed: {(errors.strip().splitlines() or ['no message'])[-1]}"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    return grade(Path(os.devnull), assignment) | {"notes": [why]}
+
+def _in_a_process(path: Path, assignment, options, context) -> dict:
+    """Grade in a process of its own, which is killed if it does not end in time."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, path, assignment, _limits(options)))
+    process.start()
+    sender.close()
+    seconds = options.notebook_seconds + SLACK
+    try:
+        if receiver.poll(seconds):
+            return receiver.recv()
+        why = f"the grading did not end within {seconds} s"
+    except EOFError:
+        why = "the grading process ended without a result"
+    finally:
+        process.kill()
+        process.join()
+    return ungraded(assignment, why)
+
+
+def _send(sender, path: Path, assignment, limits: dict) -> None:
+    try:
+        sender.send(grade(path, assignment, **limits))
+    except Exception as error:
+        sender.send(ungraded(assignment, f"the grading failed: {type(error).__name__}: {error}"))
 
 
 def write_table(results: list[dict], path: Path) -> None:
@@ -159,9 +170,6 @@ def main(arguments=None) -> int:
     """Command line of this module; see the module's description."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    from cpnb.course.grading import grade
-    from cpnb.course.masters import course_folder, find_assignment
-
     try:
         course = options.course or course_folder()
         assignment = find_assignment(options.assignment, course)
@@ -169,11 +177,8 @@ def main(arguments=None) -> int:
             raise ValueError(f"there is no {options.submitted}")
     except ValueError as error:
         parser.error(str(error))
-    limits = {
-        name: getattr(options, name) for name in ("cell_seconds", "notebook_seconds", "memory")
-    }
     if options.submitted.is_file():
-        print(json.dumps(grade(options.submitted, assignment, **limits), indent=1))
+        print(json.dumps(grade(options.submitted, assignment, **_limits(options)), indent=1))
         return 0
     out = (options.out or course / "graded") / assignment.name
     (out / "feedback").mkdir(parents=True, exist_ok=True)

@@ -54,13 +54,11 @@ def grade(path: Path, assignment: Assignment, *, cell_seconds=30, notebook_secon
         written (name to answer), answers (name to code), notes, jail, seconds. What cannot be
         graded has no points, and a note that says why.
     """
-    start, master = time.monotonic(), assignment.master
-    on = sheet(master)
-    result = _empty(on) | {"assignment": assignment.name, "key": key(path, assignment)}
+    start, known = time.monotonic(), {"key": key(path, assignment)}
     try:
-        notebook, notes = lay(_read(path, assignment), on)
+        notebook, notes = lay(_read(path, assignment), sheet(assignment.master))
     except NotASubmissionError as problem:
-        return result | {"notes": [str(problem)], "seconds": 0.0}
+        return ungraded(assignment, str(problem)) | known
     config = Config()
     config.Execute.timeout = cell_seconds
     config.Execute.notebook_seconds = notebook_seconds
@@ -70,9 +68,9 @@ def grade(path: Path, assignment: Assignment, *, cell_seconds=30, notebook_secon
     with _environment(NBGRADER_EXECUTION="autograde"):
         for step in (ClearOutput, Execute, IgnorePattern, LimitOutput, Receipts):
             notebook, resources = step(config=config).preprocess(notebook, resources)
-    result |= _read_off(notebook)
-    seconds = round(time.monotonic() - start, 1)
-    return result | {"notes": notes, "jail": resources.get("jail", {}), "seconds": seconds}
+    told = {"notes": notes, "jail": resources.get("jail", {})}
+    told |= {"seconds": round(time.monotonic() - start, 1)}
+    return ungraded(assignment, "") | known | _read_off(notebook) | told
 
 
 @contextlib.contextmanager
@@ -106,22 +104,29 @@ def _tests(assignment: Assignment) -> set:
     return {grade_id(c) for c in assignment.master.cells if is_grade(c) or is_solution(c)} - {None}
 
 
-def _empty(on) -> dict:
+def ungraded(assignment: Assignment, why: str) -> dict:
+    """The result of what cannot be graded: no points, and why; it will be tried again."""
+    on = sheet(assignment.master)
     points, read = questions(on), written(on)
     tested = {name: of for name, of in points.items() if name not in read}
+    nothing = {"points": 0.0, "parts": [], "error": ""}
     return {
+        "assignment": assignment.name,
+        "key": "",
         "points": 0.0,
         "of": sum(tested.values()),
         "written_of": sum(points[name] for name in read),
-        "questions": {
-            name: {"points": 0.0, "of": of, "parts": [], "error": ""} for name, of in tested.items()
-        },
+        "questions": {name: nothing | {"of": of} for name, of in tested.items()},
         "written": {
-            name: {"points": 0.0, "of": points[name], "answer": ""}
-            for name in points if name in read
+            name: {"points": 0.0, "of": of, "answer": ""}
+            for name, of in points.items()
+            if name in read
         },
         "answers": {},
-    }  # fmt: skip
+        "notes": [why],
+        "jail": {},
+        "seconds": 0.0,
+    }
 
 
 def _read_off(notebook) -> dict:

@@ -51,10 +51,9 @@ def master_problems(assignment: Assignment, folder: Path) -> list[str]:
 def release_problems(assignment: Assignment, folder: Path) -> list[str]:
     """Points that the untouched release gets, and cells of it that were not run."""
     result = grade_notebook(release(assignment.master), assignment, folder, "release")
-    found = {name: question for name, question in result["questions"].items()}
     return [
         f"{assignment.name}: the untouched release gets {question['points']} for {name}"
-        for name, question in (found | result["written"]).items()
+        for name, question in (result["questions"] | result["written"]).items()
         if question["points"] != 0 or question.get("error")
     ]
 
@@ -71,7 +70,9 @@ def wrong_problems(assignment: Assignment, folder: Path, numbers=None) -> list[s
         result = grade_notebook(notebook, assignment, folder, f"wrong-{number}")
         for name, question in result["questions"].items():
             told = _problem(question, chosen.get(name))
-            problems += [f"{assignment.name}, {name}, wrong answer {number}: {told}"] if told else []
+            problems += (
+                [f"{assignment.name}, {name}, wrong answer {number}: {told}"] if told else []
+            )
     return problems
 
 

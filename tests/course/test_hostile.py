@@ -31,8 +31,7 @@ CODE = {
     "forks": ("import os\nwhile True:\n    os.fork()", 4),
     "forks-once": (RIGHT + "import os\nos.fork()", 8),
     "leaves-a-process": (
-        RIGHT + "import subprocess\n"
-        "subprocess.Popen(['sleep', '987654'], start_new_session=True)",
+        RIGHT + "import subprocess\nsubprocess.Popen(['sleep', '987654'], start_new_session=True)",
         8,
     ),
     "kills-the-grader": (RIGHT + "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", 8),
@@ -45,7 +44,7 @@ CODE = {
     ),
     "silences-tracebacks": (
         "shell = get_ipython()\nshell.showtraceback = shell._showtraceback = lambda *a, **k: None\n"
-        "del ask",
+        "del Marks",
         0,
     ),
     "empties-later-cells": (
@@ -93,7 +92,9 @@ def _hand_in(folder, assignment, address):
     places += f"ADDRESS = {address!r}\n"
     points = {}
     for name, (code, deserved) in CODE.items():
-        _write(folder / name, f"{assignment.name}.ipynb", answered(assignment, double=places + code))
+        _write(
+            folder / name, f"{assignment.name}.ipynb", answered(assignment, double=places + code)
+        )
         points[name] = deserved
     good = answered(assignment)
     bad = answered(assignment, double="def double(x):\n    return x")
@@ -175,7 +176,7 @@ def test_what_was_odd_is_noted(batch, student, note):
 def test_a_cell_that_does_not_end_says_so(batch, student, told):
     questions = batch[3][student]["questions"]
     messages = [questions["double"]["error"], *map(str, questions["double"]["parts"])]
-    assert any(told in m or "there is no function" in m for m in messages)
+    assert any(told in m or "'double' is not defined" in m for m in messages)
 
 
 def needs(door, results):

@@ -7,14 +7,16 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from cpnb.course.masters import find_assignment, grade_id, release
 
-SETUP = "from cpnb.course.marks import Answers, Marks, demand\n\nask = Answers(globals())"
-ANSWER = "def {0}(x):\n    ### BEGIN SOLUTION\n    return {1} * x  # the secret\n    ### END SOLUTION"
+SETUP = "from cpnb.course.marks import Marks, demand"  # no adapter: it would import PyTorch
+ANSWER = (
+    "def {0}(x):\n    ### BEGIN SOLUTION\n    return {1} * x  # the secret\n    ### END SOLUTION"
+)
 TESTS = """marks = Marks(4)
 with marks.part(2, "of one"):
-    demand(ask.{0}(1) == {1}, "{0} of 1 is {1}")
+    demand({0}(1) == {1}, "{0} of 1 is {1}")
 ### BEGIN HIDDEN TESTS
 with marks.part(2, "of other numbers"):
-    demand(ask.{0}(17) == {1} * 17, "{0} of 17 is wrong")
+    demand({0}(17) == {1} * 17, "{0} of 17 is wrong")
 ### END HIDDEN TESTS
 marks"""
 
@@ -48,7 +50,11 @@ def write_course(folder):
     for name, questions in {"1_tiny": tiny, "2_other": _question("half", 0.5)}.items():
         setup = _known(new_code_cell(SETUP), "setup", locked=True)
         notebook = new_notebook(cells=[setup, *questions])
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "3", "language": "python"}
+        notebook.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "3",
+            "language": "python",
+        }
         place = folder / "source" / name
         place.mkdir(parents=True)
         nbformat.write(notebook, place / f"{name}.ipynb")
@@ -57,7 +63,10 @@ def write_course(folder):
 
 def answered(assignment, **answers):
     """The release with these answers; right ones for the questions that are not named."""
-    right = {"double": "def double(x):\n    return 2 * x", "triple": "def triple(x):\n    return 3 * x"}
+    right = {
+        "double": "def double(x):\n    return 2 * x",
+        "triple": "def triple(x):\n    return 3 * x",
+    }
     notebook = release(assignment.master)
     for cell in notebook.cells:
         cell.source = (right | answers).get(grade_id(cell), cell.source)

@@ -1,0 +1,85 @@
+"""nbgrader itself, with the configuration that ships: what it does by default, and no longer."""
+
+import shutil
+
+import nbformat
+import pytest
+from nbgrader.api import Gradebook
+from tiny import answered, changed, write_course
+
+from cpnb.course.build import nbgrader_api
+from cpnb.course.masters import grade_id
+
+WARNS = "import sys\ndef double(x):\n    print('42%|####', file=sys.stderr)\n    return 2 * x"
+SLOW = "import time\ndef double(x):\n    time.sleep(60)"
+SILENT = "get_ipython().input_transformers_cleanup.append(lambda lines: [])"
+MORE = "from cpnb.course.marks import Marks\nMarks.total = lambda self: 400.0"
+LESS = "from cpnb.course.marks import Marks\nMarks.total = lambda self: -1.0"
+WORDS = (
+    "from cpnb.course.marks import Marks\n"
+    "Marks._repr_mimebundle_ = lambda *_, **__: {'text/plain': 'all'}"
+)
+TELLS = "def double(x):\n    print('FOUND OUT')\n    return x"
+
+
+def _without(name):
+    return lambda cells: [cell for cell in cells if grade_id(cell) != name]
+
+
+def _twice(cells):
+    return [copied for cell in cells for copied in (cell, nbformat.from_dict(dict(cell)))]
+
+
+def submissions(assignment):
+    good = answered(assignment)
+    code = {"warns": WARNS, "slow": SLOW, "silent": SILENT, "more": MORE, "less": LESS}
+    found = {name: answered(assignment, double=text) for name, text in code.items()}
+    found |= {"words": answered(assignment, double=WORDS)}
+    found |= {"tells": answered(assignment, double=TELLS)}
+    found |= {"deleted": changed(good, _without("test-double"))}
+    return found | {"twice": changed(good, _twice)}
+
+
+DESERVED = {
+    "warns": 8,  # not 4: a test cell that writes to stderr scored nothing
+    "slow": 4,  # stopped, and the rest goes on
+    "silent": 0,  # not 8: a test cell without a result had full marks
+    "more": 0,  # not a grading that stops: more than the maximum raised
+    "less": 0,  # not 8: a negative number had full marks
+    "words": 0,  # not 8: what is no number had full marks
+    "tells": 4,
+    "deleted": 8,  # the test came back
+    "twice": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    course = tmp_path_factory.mktemp("course")
+    assignment = write_course(course)
+    api = nbgrader_api(course)
+    api.config.Execute.timeout = 4
+    api.generate_assignment(assignment.name)
+    for student, notebook in submissions(assignment).items():
+        folder = course / "submitted" / student / assignment.name
+        folder.mkdir(parents=True)
+        nbformat.write(notebook, folder / f"{assignment.name}.ipynb")
+        told = api.autograde(assignment.name, student)
+        assert told["success"], told
+    assert api.generate_feedback(assignment.name)["success"]
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+        marks = {s.student.id: s.score for s in book.assignment_submissions(assignment.name)}
+    yield course, assignment, marks
+    shutil.rmtree(course)
+
+
+def test_scores_are_those_deserved(graded):
+    assert graded[2] == DESERVED
+
+
+def test_feedback_shows_marks_but_no_hidden_test(graded):
+    course, assignment, _ = graded
+    place = course / "feedback" / "tells" / assignment.name / f"{assignment.name}.html"
+    page = place.read_text()
+    assert "double of 1 is 2" in page
+    assert "HIDDEN" not in page and "* 17" not in page and "FOUND OUT" not in page
