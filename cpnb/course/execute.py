@@ -22,7 +22,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from nbgrader.utils import is_grade
 from traitlets import Integer
 
-from cpnb.course.guards import JailedKernel, Watch, end_all
+from cpnb.course.guards import JailedKernel, Watch, empty, end_all
 from cpnb.course.jail import adopt_orphans
 from cpnb.course.marks import MIME
 
@@ -58,9 +58,9 @@ class Execute(NbgraderExecute):
         self._folder = Path(tempfile.mkdtemp(prefix="cpnb-"))
         self._deadline = time.monotonic() + self.notebook_seconds
         self._done, self._ended, self._replaying = [], False, False
-        self._watch = Watch(self._folder, self.memory)
         place = resources.setdefault("metadata", {})
         place.setdefault("path", str(self._folder))
+        self._watch = Watch({self._folder, Path(place["path"])}, self.memory)
         self._watch.start()
         try:
             nb, resources = super().preprocess(nb, resources, km)
@@ -128,6 +128,7 @@ class Execute(NbgraderExecute):
         end_all()
         self._cleanup_kernel()
         self.km = self.kc = None
+        empty(self._folder)
         self.create_kernel_manager()
         self.start_new_kernel()
         self.start_new_kernel_client()

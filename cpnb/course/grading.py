@@ -131,7 +131,7 @@ def ungraded(assignment: Assignment, why: str) -> dict:
 
 def _read_off(notebook) -> dict:
     """Points and messages of an executed notebook; a written answer has None until it is read."""
-    found, read, answers = {}, {}, {}
+    found, read, answers, stopped = {}, {}, {}, {}
     for cell in notebook.cells:
         if is_grade(cell):
             points, of = determine_grade(cell)
@@ -141,9 +141,10 @@ def _read_off(notebook) -> dict:
         elif is_grade(cell):
             marks = marks_of(cell)
             parts = marks["parts"] if marks else []
-            found[name] = {"points": points, "of": of, "parts": parts, "error": _error(cell)}
+            error = stopped.get(name, "") or _error(cell)
+            found[name] = {"points": points, "of": of, "parts": parts, "error": error}
         elif is_solution(cell):
-            answers[name] = cell.source
+            answers[name], stopped[name] = cell.source, _error(cell)
     points = sum(question["points"] for question in found.values())
     return {"points": points, "questions": found, "written": read, "answers": answers}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -91,9 +92,9 @@ def end_all(but: int | None = None) -> None:
 class Watch(threading.Thread):
     """Kills all descendants when they become too many or too large; ``why`` tells the reason."""
 
-    def __init__(self, folder: Path, memory: int):
+    def __init__(self, folders: set[Path], memory: int):
         super().__init__(daemon=True)
-        self.folder, self.memory = folder, memory
+        self.folders, self.memory = folders, memory
         self.why = ""
         self._over = threading.Event()
 
@@ -114,7 +115,7 @@ class Watch(threading.Thread):
             return f"more than {MOST_PROCESSES} processes"
         if sum(map(_size, processes)) > self.memory:
             return f"more than {self.memory >> 20} MiB of memory"
-        if _on_disk(self.folder) > MOST_ON_DISK:
+        if sum(map(_on_disk, self.folders)) > MOST_ON_DISK:
             return f"more than {MOST_ON_DISK >> 20} MiB on disk"
         return ""
 
@@ -123,6 +124,15 @@ def _size(process) -> int:
     with contextlib.suppress(psutil.Error):
         return process.memory_info().rss
     return 0
+
+
+def empty(folder: Path) -> None:
+    """Remove all that is in a folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _on_disk(folder: Path) -> int:
