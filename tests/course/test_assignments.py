@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from tiny import write_course
 
+import cpnb
 from cpnb.course import build, wrong
 from cpnb.course.masters import (
     assignments,
@@ -59,6 +60,20 @@ def test_each_question_has_wrong_answers(assignment):
         for answer in answers:
             assert set(answer) == {"mistake", "loses", "says", "code"}
             assert 0 < answer["loses"] <= questions(assignment.master)[name]
+
+
+def test_the_ranges_told_to_instructors_are_those_of_the_records():
+    told = (COURSE / "INSTRUCTOR.md").read_text(encoding="utf-8")
+    rows = cpnb.recorded(
+        claim="layer-decomposition", layer="conv2", method="nls", dataset="chars74k", n_iter_max=200
+    )
+    for row in {row["rank"]: row for row in rows}.values():
+        drop = 100 * (row["accuracy_baseline"] - row["accuracy_decomposed"])
+        assert f"| {row['rank']} | {row['rel_error']:.3f} | {drop:.1f} |" in told
+    starts = cpnb.recorded(claim="start-survival", method="nls", lr=0.01)
+    for bound, words in ((10.0, "keeps {:.1f} to {:.1f}%"), (0.0, "plain fit {:.1f} to {:.1f}%")):
+        kept = [100 * r["accuracy_finetuned"] for r in starts if r["max_degeneracy"] == bound]
+        assert words.format(min(kept), max(kept)) in told
 
 
 def test_there_are_wrong_answers_enough():

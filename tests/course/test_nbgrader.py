@@ -32,12 +32,10 @@ def _twice(cells):
 
 def submissions(assignment):
     good = answered(assignment)
-    code = {"warns": WARNS, "slow": SLOW, "silent": SILENT, "more": MORE, "less": LESS}
+    code = {"warns": WARNS, "slow": SLOW, "silent": SILENT, "more": MORE, "tells": TELLS}
     found = {name: answered(assignment, double=text) for name, text in code.items()}
-    found |= {"words": answered(assignment, double=WORDS)}
-    found |= {"tells": answered(assignment, double=TELLS)}
-    found |= {"deleted": changed(good, _without("test-double"))}
-    return found | {"twice": changed(good, _twice)}
+    found |= {"less": answered(assignment, double=LESS, triple=WORDS)}
+    return found | {"cells": changed(changed(good, _without("test-double")), _twice)}
 
 
 DESERVED = {
@@ -45,11 +43,9 @@ DESERVED = {
     "slow": 4,  # stopped, and the rest goes on
     "silent": 0,  # not 8: a test cell without a result had full marks
     "more": 0,  # not a grading that stops: more than the maximum raised
-    "less": 0,  # not 8: a negative number had full marks
-    "words": 0,  # not 8: what is no number had full marks
+    "less": 0,  # not 8: a negative number had full marks, and so had what is no number
     "tells": 4,
-    "deleted": 8,  # the test came back
-    "twice": 8,
+    "cells": 8,  # the deleted test came back, and cells that stand there twice broke nothing
 }
 
 
