@@ -28,6 +28,9 @@ class Answers:
         return found
 
     def __getattr__(self, name: str):
+        if name.startswith("_"):  # of IPython, which asks how to show this
+            raise AttributeError(name)
+
         def call(*arguments, **options):
             function = self.function(name)
             given = copy.deepcopy((arguments, options))

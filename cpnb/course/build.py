@@ -31,9 +31,15 @@ from cpnb.runs.progress import progress_bar
 FOR_STUDENTS = ("STUDENT.md", "AGENTS.md")
 
 
+def beside(course: Path, name: str) -> Path:
+    """A file of the course, or the one that ships if the course has none of its own."""
+    return course / name if (course / name).is_file() else course_folder() / name
+
+
 def nbgrader_api(course: Path) -> NbGraderAPI:
-    """nbgrader with the configuration that ships with the course."""
-    config = PyFileConfigLoader("nbgrader_config.py", str(course_folder())).load_config()
+    """nbgrader with the configuration of the course."""
+    path = beside(course, "nbgrader_config.py")
+    config = PyFileConfigLoader(path.name, str(path.parent)).load_config()
     config.CourseDirectory.root = str(course)
     return NbGraderAPI(CourseDirectory(config=config), config=config)
 
@@ -49,7 +55,7 @@ def build(course: Path, release: Path, otter: Path) -> None:
         export(assignment, otter / assignment.name)
         for folder in (release / assignment.name, otter / assignment.name / "student"):
             for name in FOR_STUDENTS:
-                shutil.copy(course_folder() / name, folder)
+                shutil.copy(beside(course, name), folder)
 
 
 def leak_problems(assignment: Assignment, *folders: Path) -> list[str]:
