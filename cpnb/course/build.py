@@ -19,7 +19,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from nbgrader.apps import NbGraderAPI
+from nbgrader.converters import GenerateAssignment
 from nbgrader.coursedir import CourseDirectory
 from traitlets.config import PyFileConfigLoader
 
@@ -36,22 +36,23 @@ def beside(course: Path, name: str) -> Path:
     return course / name if (course / name).is_file() else course_folder() / name
 
 
-def nbgrader_api(course: Path) -> NbGraderAPI:
-    """nbgrader with the configuration of the course."""
+def converter(kind, course: Path, assignment: str, **directories: str):
+    """One of nbgrader's converters, with the configuration of the course; `start` runs it."""
     path = beside(course, "nbgrader_config.py")
     config = PyFileConfigLoader(path.name, str(path.parent)).load_config()
-    config.CourseDirectory.root = str(course)
-    return NbGraderAPI(CourseDirectory(config=config), config=config)
+    config.CourseDirectory.update({"root": str(course), "assignment_id": assignment, **directories})
+    return kind(coursedir=CourseDirectory(config=config), config=config, force=True)
 
 
 def build(course: Path, release: Path, otter: Path) -> None:
     """Write what students get, by nbgrader, and the export for otter-grader."""
-    api = nbgrader_api(course)
-    api.coursedir.release_directory = str(release)
     for assignment in assignments(course):
-        told = api.generate_assignment(assignment.name, force=True, create=True)
-        if not told["success"]:
-            raise RuntimeError(f"{assignment.name}: {told.get('error') or told['log']}")
+        generate = converter(
+            GenerateAssignment, course, assignment.name, release_directory=str(release)
+        )
+        generate.no_database = True  # nbgrader's gradebook is for its own grading
+        generate.config.SaveCells.enabled = False
+        generate.start()
         export(assignment, otter / assignment.name)
         for folder in (release / assignment.name, otter / assignment.name / "student"):
             for name in FOR_STUDENTS:

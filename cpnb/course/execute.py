@@ -57,15 +57,13 @@ class Execute(NbgraderExecute):
         adopt_orphans()
         self._folder = Path(tempfile.mkdtemp(prefix="cpnb-"))
         self._deadline = time.monotonic() + self.notebook_seconds
-        self._done, self._ended, self._replaying = [], False, False
+        self._done, self._ended = [], False
         place = resources.setdefault("metadata", {})
         place.setdefault("path", str(self._folder))
         self._watch = Watch({self._folder, Path(place["path"])}, self.memory)
         self._watch.start()
         try:
-            nb, resources = super().preprocess(nb, resources, km)
-            resources["jail"] = json.loads((self._folder / "jail.json").read_text())
-            return nb, resources
+            return super().preprocess(nb, resources, km)
         finally:
             self._watch.stop()
             end_all()
@@ -80,6 +78,8 @@ class Execute(NbgraderExecute):
 
     def preprocess_cell(self, cell, resources, index):
         """Run one cell, or say why it was not."""
+        if "jail" not in resources:  # now, before a cell can lie about it
+            resources["jail"] = json.loads((self._folder / "jail.json").read_text())
         if cell.cell_type != "code" or not cell.source.strip():
             return cell, resources
         if time.monotonic() >= self._deadline:

@@ -127,7 +127,8 @@ def _size(process) -> int:
 
 
 def empty(folder: Path) -> None:
-    """Remove all that is in a folder."""
+    """Remove all that is in a folder, or make it."""
+    folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

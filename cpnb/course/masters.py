@@ -163,11 +163,9 @@ def _plain(cell):
 
 def secrets(master) -> set:
     """Lines of solutions and hidden tests that stand nowhere else in the master."""
-    hidden, open_lines = set(), set()
-    for cell in master.cells:
-        hidden |= {line for _, text in REGION.findall(cell.source) for line in _telling(text)}
-        open_lines |= _telling(shown(cell))
-    return hidden - open_lines
+    regions = [text for cell in master.cells for _, text in REGION.findall(cell.source)]
+    open_text = "\n".join(shown(cell) for cell in master.cells)
+    return {line for text in regions for line in _telling(text) if line not in open_text}
 
 
 def _telling(text: str) -> set:

@@ -42,6 +42,10 @@ CODE = {
         "        file.write(bytes(30_000_000))",
         4,
     ),
+    "empties-its-folder": (
+        RIGHT + "import os, shutil\nshutil.rmtree(os.getcwd(), ignore_errors=True)",
+        8,
+    ),
     "silences-tracebacks": (
         "shell = get_ipython()\nshell.showtraceback = shell._showtraceback = lambda *a, **k: None\n"
         "del Marks",
