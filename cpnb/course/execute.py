@@ -1,9 +1,8 @@
 """Execution of a stranger's notebook, cell by cell, to its end whatever the cells do.
 
-Two steps for nbgrader, used by `grading` and by nbgrader itself (``nbgrader_config.py``): `Execute`
-runs the cells, each within a time of its own and all within one; a cell that kills the kernel, or
-does not end, costs itself only. `Receipts` sees to it that a test cell earns points by its `Marks`
-alone.
+A step of nbgrader's, used by `grading` and by nbgrader itself (``nbgrader_config.py``): each cell
+has a time of its own and all together have one; a cell that kills the kernel, or does not end,
+costs itself only.
 """
 
 from __future__ import annotations
@@ -16,23 +15,16 @@ import time
 from pathlib import Path
 
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from nbformat.v4 import new_output
 from nbgrader.preprocessors import Execute as NbgraderExecute
-from nbgrader.preprocessors import NbGraderPreprocessor
 from nbgrader.utils import is_grade
 from traitlets import Integer
 
 from cpnb.course.guards import JailedKernel, Watch, empty, end_all
 from cpnb.course.jail import adopt_orphans
-from cpnb.course.marks import MIME
+from cpnb.course.steps import failed
 
 GRACE = 20  # seconds of a core beyond the notebook's, before the system stops a process
 MOST_OUTPUT = 100_000  # characters that a cell may print
-
-
-def failed(name: str, why: str):
-    """The output of a cell that did not end by itself."""
-    return new_output("error", ename=name, evalue=why, traceback=[f"{name}: {why}"])
 
 
 class Execute(NbgraderExecute):
@@ -149,33 +141,3 @@ class Execute(NbgraderExecute):
 
     def _seconds_for(self, cell=None) -> int:
         return max(1, math.ceil(min(self.timeout or 1e9, self._deadline - time.monotonic())))
-
-
-class Receipts(NbGraderPreprocessor):
-    """A test cell that does not end with `Marks` between 0 and its points gets none.
-
-    nbgrader would give all points to a test cell without a result, or with one that is no number.
-    """
-
-    def preprocess_cell(self, cell, resources, cell_index):
-        """Keep the marks of a test cell; without them, put an error in their place."""
-        if cell.cell_type == "code" and is_grade(cell) and marks_of(cell) is None:
-            errors = [out for out in cell.outputs if out.output_type == "error"]
-            cell.outputs = errors or [failed("NoMarks", "the test cell did not end with its marks")]
-        return cell, resources
-
-
-def marks_of(cell) -> dict | None:
-    """The marks a test cell ended with: points, of, parts; None if there are none, or odd ones."""
-    results = [out for out in cell.outputs if out.output_type == "execute_result"]
-    errors = [out for out in cell.outputs if out.output_type == "error"]
-    try:
-        (result,) = results
-        marks = result["data"][MIME]
-        points, most = float(marks["points"]), float(cell.metadata.nbgrader["points"])
-        fits = float(result["data"]["text/plain"]) == points and marks["of"] == most
-        parts = [(str(part["goal"]), float(part["points"])) for part in marks["parts"]]
-    except (KeyError, TypeError, ValueError):
-        return None
-    honest = 0 <= points <= most and math.isclose(sum(p for _, p in parts), points)
-    return marks if fits and honest and not errors else None

@@ -8,9 +8,6 @@ from __future__ import annotations
 from html import escape, unescape
 from pathlib import Path
 
-from nbgrader.preprocessors import NbGraderPreprocessor
-
-from cpnb.course.marks import MIME
 from cpnb.course.masters import leaks
 
 ANSWERS = "<!-- answers -->"
@@ -66,13 +63,3 @@ def _answers(result: dict):
     yield from result["answers"].items()
     for name, answer in result["written"].items():
         yield name, answer["answer"]
-
-
-class MarksOnly(NbGraderPreprocessor):
-    """For nbgrader's own feedback pages: of all outputs leaves those of the marks."""
-
-    def preprocess_cell(self, cell, resources, cell_index):
-        """Drop the outputs of a cell that are not marks."""
-        if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if MIME in out.get("data", {})]
-        return cell, resources

@@ -14,8 +14,9 @@ from nbgrader.preprocessors import ClearOutput, IgnorePattern, LimitOutput
 from nbgrader.utils import determine_grade, is_grade, is_solution
 from traitlets.config import Config
 
-from cpnb.course.execute import Execute, Receipts, marks_of
+from cpnb.course.execute import Execute
 from cpnb.course.masters import Assignment, assignments, grade_id, lay, questions, sheet, written
+from cpnb.course.steps import Receipts, marks_of
 
 LARGEST = 50 << 20  # bytes of a submission
 VERSION = 1  # of what is written; older results are graded anew

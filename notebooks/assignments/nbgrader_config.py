@@ -5,14 +5,17 @@ from nbgrader.preprocessors import (
     AssignLatePenalties,
     CheckCellMetadata,
     ClearHiddenTests,
+    ClearOutput,
     GetGrades,
     IgnorePattern,
     LimitOutput,
+    OverwriteCells,
+    OverwriteKernelspec,
     SaveAutoGrades,
 )
 
-from cpnb.course.execute import Execute, Receipts
-from cpnb.course.feedback import MarksOnly
+from cpnb.course.execute import Execute
+from cpnb.course.steps import Deduplicate, MarksOnly, Receipts
 
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "cpnb"
@@ -25,8 +28,15 @@ c.IgnorePattern.pattern = r"(?s).*"
 c.Execute.timeout = 30
 c.Execute.notebook_seconds = 120
 c.Execute.memory = 4 << 30
-# Test cells that a student deleted come back.
+# Test cells that a student deleted come back; ones that were copied do not stop the grading.
 c.OverwriteCells.add_missing_cells = True
+c.Autograde.sanitize_preprocessors = [
+    ClearOutput,
+    Deduplicate,
+    OverwriteKernelspec,
+    OverwriteCells,
+    CheckCellMetadata,
+]
 # Receipts: a test cell without a number at its end, or with one that is too large, negative or no
 # number, would get full marks or stop the grading.
 c.Autograde.autograde_preprocessors = [

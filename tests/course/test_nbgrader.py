@@ -22,7 +22,7 @@ WORDS = (
     "from cpnb.course.marks import Marks\n"
     "Marks._repr_mimebundle_ = lambda *_, **__: {'text/plain': 'all'}"
 )
-TELLS = "def double(x):\n    print('FOUND OUT')\n    return x"
+TELLS = "def double(x):\n    print('FOUND', 'OUT')\n    return x"
 
 
 def _without(name):
