@@ -26,7 +26,7 @@ RECORD_TIME = $(PYTHON) -c 'import sys, time, cpnb; t, s, size, start = sys.argv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help replicate test lab sweep report notebooks bench-inference bench-solver gpu lint clean
+.PHONY: help replicate test lab sweep report notebooks assignments bench-inference bench-solver gpu lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +83,9 @@ report: $(STAMP) ## the table of claims from the committed records, into README.
 
 notebooks: $(STAMP) ## execute all notebooks in place at their short size and keep the outputs
 	$(PYTHON) -m cpnb sweep --in-place $(NOTEBOOKS)
+
+assignments: $(STAMP) ## build what students get (release/, otter/), and test the tests of the assignments
+	$(PYTHON) -m cpnb assignments
 
 bench-inference: $(STAMP) ## dense, factored, optimised in all runtimes (ARGS=--quick: 2 minutes; peers: pip install -e .[bench])
 	$(PYTHON) benchmarks/bench_inference.py $(ARGS)

@@ -7,10 +7,12 @@ COMMANDS = {
     "sweep": ("cpnb.runs.sweep", "run notebooks, with parameters or over a grid of them"),
     "report": ("cpnb.study.report", "the table of claims, from the committed records"),
     "publish": ("cpnb.runs.publish", "copy this machine's records into the committed ones"),
+    "grade": ("cpnb.course.grade", "grade the submissions of a class, or one notebook"),
+    "assignments": ("cpnb.course.build", "build what students get, and test the tests"),
 }
 HELP = "\n".join(
     ["usage: python -m cpnb COMMAND [-h] ...", "", "commands:"]
-    + [f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()]
+    + [f"  {name:13}{text}" for name, (_, text) in COMMANDS.items()]
 )
 
 

@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(ROOT.glob("cpnb/**/*.py"))
 MAX_LINES = 300
 # A room imports only from rooms on floors below its own. CONTRIBUTING.md says what each is for.
-FLOORS = [["cp"], ["layers", "runs"], ["data"], ["nets"], ["training"], ["inference"], ["study"]]
+FLOORS = [
+    ["cp"], ["layers", "runs"], ["course", "data"], ["nets"], ["training"], ["inference"],
+    ["study"],
+]  # fmt: skip
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {"__init__", "__main__"}  # they open every room
 PUBLIC = (ROOT / "tests" / "public_names.txt").read_text().split()
@@ -38,10 +41,10 @@ def project() -> dict:
 
 
 def bounds() -> dict:
-    """What a checkout needs: the package's dependencies, JupyterLab, and the tests' tools."""
+    """What a checkout needs: the package's dependencies, JupyterLab, nbgrader, the tests' tools."""
     told = project()
     extras = told["optional-dependencies"]
-    lines = [*told["dependencies"], *extras["lab"], *extras["test"]]
+    lines = [*told["dependencies"], *extras["lab"], *extras["course"], *extras["test"]]
     return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
 
 
@@ -69,7 +72,7 @@ def test_environment_has_the_pins_of_requirements():
 def test_every_import_is_a_declared_dependency():
     """Of cpnb: what it imports and does not bring itself stands in pyproject.toml."""
     extras = project()["optional-dependencies"]
-    lines = project()["dependencies"] + extras["gpu"] + extras["runtimes"]
+    lines = project()["dependencies"] + extras["gpu"] + extras["runtimes"] + extras["course"]
     told = {canonicalize_name(Requirement(line).name) for line in lines}
     package_of = {"PIL": "pillow", "yaml": "pyyaml"}
     found = {name.split(".")[0] for path in MODULES for name in imports(path)}
@@ -163,7 +166,9 @@ def test_files_stay_readable(path):
 
 # Documents
 
+COURSE = "notebooks/assignments"
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "data/README.md"]
+DOCUMENTS += [f"{COURSE}/{name}.md" for name in ("INSTRUCTOR", "STUDENT", "AGENTS")]
 
 
 def commands(text):
