@@ -127,7 +127,7 @@ class Sweep:
         skipped, seconds = about.get("skipped", False), about["seconds"]
         if not skipped and not point.in_place:
             row = {"run": about["run"], "seconds": round(seconds, 3), "error": None}
-            threads = about.get("threads", self.runner.threads(point))
+            threads = about["threads"] if "threads" in about else self.runner.threads(point)
             self._note([point.row(state="finished", threads=threads, **row)])
         output = point.path if point.in_place else point.output
         self._result(point, Run(output, point.parameters, seconds, skipped))

@@ -18,6 +18,7 @@ from papermill.execute import execute_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from cpnb.runs.cells import read_cells
 from cpnb.runs.files import write_whole
 from cpnb.runs.kernels import ThisInterpreter
 from cpnb.runs.outcomes import NotebookError
@@ -155,9 +156,10 @@ def execute(job: Job):
     except Exception as error:
         message = _failure(job, error)
         try:
+            read_cells(job.partial)  # a full disk has torn it, and shall not stay full
             os.replace(job.partial, job.failed)
             message += f"\nThe notebook as far as it ran: {job.failed}"
-        except OSError:
+        except (OSError, ValueError):
             job.partial.unlink(missing_ok=True)
         raise NotebookError(message) from error
 

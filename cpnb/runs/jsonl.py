@@ -95,13 +95,16 @@ def _finite(value):
     return value
 
 
+DECODER = json.JSONDecoder(object_pairs_hook=_once)  # one for all lines: making one takes longest
+
+
 def encode(row: dict) -> str:
     """One line of JSON for a row; equal rows give equal lines."""
     return json.dumps(_map_floats(plain(row, "row"), _finite), allow_nan=False, ensure_ascii=False)
 
 
 def _decode(line: bytes) -> dict:
-    row = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
+    row = DECODER.decode(line.decode("utf-8"))
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     if b'NaN"' in line or b'Infinity"' in line:  # few have them, and the walk takes its time

@@ -12,6 +12,7 @@ import datetime
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -82,18 +83,22 @@ def _keep(job: Job, staged: Path, notebook, target: Path) -> None:
     job.failed.unlink(missing_ok=True)
 
 
-def perform(job: Job, before: Inputs) -> Run:
-    """Run a job whether or not it has finished before, and keep what comes out."""
+def perform(job: Job, before: Inputs, home: str = "", named: dict | None = None) -> Run:
+    """Run a job whether or not it has finished before, and keep what comes out.
+
+    On a worker of a cluster, `home` is where the notebook lies for the sweep, and `named` what the
+    paths among the parameters lead to there.
+    """
     start = time.perf_counter()
     with _staged(job) as staged:
         notebook = execute(job)
         seconds = time.perf_counter() - start
         written = before.written()
         notebook.metadata["cpnb"] = {
-            "key": before.key(written),
+            "key": (before if named is None else replace(before, named=named)).key(written),
             "written": written,
             "notebook": job.path.name,
-            "path": str(job.path),
+            "path": home or str(job.path),
             "parameters": job.parameters,
             "run": job.run["run"],
             "seconds": round(seconds, 1),
@@ -158,5 +163,3 @@ def run_in_place(path, *, progress=True, tell: Callable[[dict], None] | None = N
         _strip_run_metadata(notebook)
         _keep(job, staged, notebook, path)
     return Run(path, {}, time.perf_counter() - start, skipped=False)
-
-

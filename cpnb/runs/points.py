@@ -74,6 +74,7 @@ class Point:
         """What its process is told."""
         return {
             "path": str(self.path),
+            "home": str(self.path),
             "output": str(self.output),
             "parameters": self.parameters,
             "shared": self.shared,

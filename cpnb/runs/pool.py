@@ -30,7 +30,7 @@ def environment(threads: int | None) -> dict:
     return os.environ | ({"OMP_NUM_THREADS": given} if given else {})
 
 
-def start(task: dict, threads: int | None) -> subprocess.Popen:
+def start(task: dict, threads: int | None, variables=None) -> subprocess.Popen:
     """Start the process of a task; events come on its stdout, one a line."""
     said = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
     process = subprocess.Popen(
@@ -38,7 +38,7 @@ def start(task: dict, threads: int | None) -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=said,
-        env=environment(threads),
+        env=environment(threads) | (variables or {}),
         start_new_session=True,  # Ctrl-C is for the sweep, which says what becomes of the points
     )
     process.said = said

@@ -36,7 +36,7 @@ __getattr__, _, _ = lazy_loader.attach("cpnb.runs", submod_attrs={
     "notebooks": ["run_in_place", "run_notebook"],
 })  # fmt: skip
 
-__all__ = [
+__all__ = [  # noqa: F822 (of the names loaded later)
     "GridError", "NotebookError", "Run", "UnknownParameterError", "check_parameters",
     "load_parameters", "notebook_parameters", "run_grid", "run_in_place", "run_notebook",
 ]  # fmt: skip
@@ -151,6 +151,9 @@ def main(arguments=None) -> int:
         with patient(sweep):
             results = sweep.run()
     except KeyboardInterrupt:
+        results = sweep.results
+    except ConnectionError as error:
+        print(f"python -m cpnb sweep: {error}", file=sys.stderr)
         results = sweep.results
     left = len(points) - len(results)
     if left:

@@ -42,9 +42,7 @@ def dry_run(points: list[Point], force: bool, jobs: int) -> int:
         if not force and point.is_finished():
             print(f"{'finished before':>16}  {point.output}")
             continue
-        seconds = expected_seconds(
-            known[point.output.parent], point.path.name, point.output.name
-        )
+        seconds = expected_seconds(known[point.output.parent], point.path.name, point.output.name)
         left, total, unknown = left + 1, total + (seconds or 0.0), unknown + (seconds is None)
         told = "to be run" if seconds is None else f"about {duration(seconds)}"
         print(f"{told:>16}  {point.output}")

@@ -53,7 +53,7 @@ def _run(task: dict, watch: Watch, tell) -> dict:
                 return {"finished": {"seconds": run.seconds}}
             before = inputs(path, task["parameters"], task["shared"])
             job = job_of(path, output, task["parameters"], Path(task["records"]), tell=tell)
-            seconds = perform(job, before).seconds
+            seconds = perform(job, before, task["home"], task.get("named")).seconds
             return {"finished": {"seconds": seconds, "run": job.run["run"]}}
         except NotebookError as error:
             return {"failed": _with_reason(str(error), watch.reason)}
