@@ -12,6 +12,7 @@ from .layers.surgery import decompose, get_convolution
 from .layers.svd import SVDLinear
 from .layers.tucker import TuckerConv2d
 
+from .runs import records
 from .runs.records import record, recorded, results_folder, results_path
 
 from .data.characters import (

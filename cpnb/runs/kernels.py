@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from traitlets import default
 
+from cpnb.runs.progress import AS_TEXT
+from cpnb.runs.records import RUN
+
+PLACES = ("CPNB_DATA", "CPNB_RESULTS", "CPNB_CACHE")
 PATIENCE = 3.0  # seconds for a kernel to end by itself; an idle one takes a fraction of one
 
 
@@ -29,3 +38,20 @@ class EndsWhenAsked(AsyncKernelManager):
                 return False  # in the midst of a cell
             await asyncio.sleep(0.05)
         return True
+
+
+class ThisInterpreter(EndsWhenAsked):
+    """Starts kernels with the running interpreter, whatever kernel specs the user has installed."""
+
+    given: dict = {}  # further variables of the kernel's environment
+
+    @property
+    def kernel_spec(self):
+        # Kernels work in the notebook's folder: there a relative path would lead somewhere else.
+        given = {name: os.environ[name] for name in PLACES if os.environ.get(name)} | self.given
+        absolute = {k: str(Path(v).expanduser().absolute()) for k, v in given.items() if k != RUN}
+        return KernelSpec(**get_kernel_dict(), env=given | absolute | {AS_TEXT: "1"})
+
+    @default("transport_encryption")
+    def _encrypt_where_the_installed_version_can(self):
+        return "auto"

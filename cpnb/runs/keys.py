@@ -6,7 +6,8 @@ In the key are
   code names, directly or through one another;
 - the parameters, and the files and folders whose paths they are;
 - the folder of data sets (CPNB_DATA, else ``data/downloads``);
-- cpnb's code, Python and C++, and the data that ships with it;
+- of cpnb the modules that all this code uses, directly or through one another, with the sources of
+  their native kernels, and the data that ships with it;
 - the versions of Python, PyTorch, torchvision, NumPy and TensorLy.
 
 Of data files name, size and time of change count, not the content; of a folder, its first 100,000
@@ -28,9 +29,11 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from cpnb.runs.machine import environment
-from cpnb.runs.parameters import notebook_parameters, read_cells
-from cpnb.runs.places import PACKAGE, data_folder, shipped
+from cpnb.runs.cells import read_cells
+from cpnb.runs.machine import versions
+from cpnb.runs.modules import used_files
+from cpnb.runs.parameters import notebook_parameters
+from cpnb.runs.places import data_folder, shipped
 
 ENTRIES = 100_000  # of a folder that count: a listing of so many takes under a second
 NOT_DATA = (".ipynb", ".jsonl")  # what runs leave behind, also in a folder of data
@@ -66,19 +69,30 @@ class Inputs:
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def inputs(path: Path, parameters: dict) -> Inputs:
-    """What a run of the notebook with these parameters depends on."""
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    for file in _sources(path):
-        for kind, source in _cells(file):
-            digest.update(f"{file.name}\0{kind}\0{source}\0".encode())
-    for file in _code_and_data():
-        digest.update(file.name.encode() + b"\0" + _content(file))
-    digest.update(json.dumps(environment()["versions"], sort_keys=True).encode())
-    digest.update(_listing(data_folder()).encode())
+def inputs(path: Path, parameters: dict, shared: str | None = None) -> Inputs:
+    """What a run of the notebook with these parameters depends on.
+
+    `shared` is what `source` gives: that of one moment will do for all points of a sweep.
+    """
+    shared = source(path) if shared is None else shared
+    parts = json.dumps([shared, parameters], sort_keys=True)
     texts = sorted(set(_texts(notebook_parameters(path) | parameters)))
     named = {text: _state(path.parent, text) for text in texts}
-    return Inputs(digest.hexdigest(), named, path.parent)
+    return Inputs(hashlib.sha256(parts.encode()).hexdigest(), named, path.parent)
+
+
+def source(path: Path) -> str:
+    """Hash of all that runs of a notebook depend on, whatever its parameters."""
+    digest, code = hashlib.sha256(), ""
+    for file in _sources(path):
+        for kind, text in _cells(file):
+            digest.update(f"{file.name}\0{kind}\0{text}\0".encode())
+            code += f"{text}\n" if kind == "code" else ""
+    for file in _code_and_data(code):
+        digest.update(file.name.encode() + b"\0" + _content(file))
+    digest.update(json.dumps(versions(), sort_keys=True).encode())
+    digest.update(_listing(data_folder()).encode())
+    return digest.hexdigest()
 
 
 def _sources(path: Path) -> list[Path]:
@@ -108,11 +122,10 @@ def _named_in(code: str, folder: Path) -> list[Path]:
     return [file for file in notebooks if file.is_file()] + modules + inside
 
 
-def _code_and_data() -> list[Path]:
-    """Files of cpnb that decide what it computes."""
-    code = [p for p in PACKAGE.rglob("*") if p.suffix in {".py", ".cpp", ".h"}]
+def _code_and_data(code: str) -> list[Path]:
+    """Files of cpnb that decide what it computes for this code."""
     data = shipped("data")
-    return sorted([*code, *data.glob("*.safetensors"), *data.glob("*.npz")])
+    return [*used_files(code), *sorted(data.glob("*.safetensors")), *sorted(data.glob("*.npz"))]
 
 
 def _content(file: Path) -> bytes:

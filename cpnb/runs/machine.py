@@ -11,8 +11,6 @@ import platform
 import subprocess
 from pathlib import Path
 
-import torch
-
 from cpnb.runs.places import repository
 
 CODE_FOLDERS = ("cpnb", "benchmarks", "data", "notebooks")
@@ -82,7 +80,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _device() -> str:
+def _device(torch) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -95,22 +93,28 @@ def _version(package: str) -> str | None:
         return None
 
 
+def versions() -> dict:
+    """Versions of Python and of the packages that results hang on; none of them is loaded."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
 def environment() -> dict:
     """Where a run happens: hardware, threads, versions, commit and time (UTC, ISO 8601).
 
     `dirty` is True when code under `CODE_FOLDERS` differs from `commit`; see `git_state`.
     """
+    import torch  # here: the command line does without it, and it takes seconds
+
     commit, dirty = git_state(repository())
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     return {
         "utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "dirty": dirty,
-        "device": _device(),
+        "device": _device(torch),
         "cpu": _cpu_name(),
         "simd": torch.backends.cpu.get_cpu_capability(),  # machines of one name differ in it
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "versions": versions,
+        "versions": versions(),
     }

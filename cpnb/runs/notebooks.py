@@ -1,104 +1,57 @@
-"""Execution of one notebook by papermill, with parameters or in place.
+"""Runs of one notebook, with parameters or in place.
 
-A run is whole or absent: the executed notebook appears under its final name only when every cell
-has run and succeeded, and a finished run is not repeated while nothing that it depends on has
-changed (see `keys`).
+A run is whole or absent: the executed notebook appears under its final name, and the rows that it
+has recorded in the records, only when every cell has run and succeeded; and a finished run is not
+repeated while nothing that it depends on has changed (see `keys`).
 """
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
+import datetime
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec
-from papermill.exceptions import PapermillExecutionError
-from papermill.execute import execute_notebook
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
-from traitlets import default
 
-from cpnb.runs.kernels import EndsWhenAsked
+from cpnb.runs.execution import KERNEL, WIDGET_VIEW, Job, drop_outputs, execute
+from cpnb.runs.files import write_whole
+from cpnb.runs.jsonl import append_all, read
 from cpnb.runs.keys import Inputs, inputs
-from cpnb.runs.parameters import check_parameters
-from cpnb.runs.progress import AS_TEXT, PROGRESS_BAR, Relay, lines_of
+from cpnb.runs.outcomes import NotebookError, Run
+from cpnb.runs.parameters import check_parameters, notebook_parameters
 from cpnb.runs.records import results_folder
+from cpnb.runs.states import is_finished
 
-PLACES = ("CPNB_DATA", "CPNB_RESULTS", "CPNB_CACHE")
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 RUN_METADATA = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-class NotebookError(RuntimeError):
-    """A notebook that failed; the message names it, the cell and the exception."""
+def new_run() -> str:
+    """A name for a run: when it began, and what tells it from others of that second."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
 
 
-class _StoppedError(Exception):
-    """A run that ended early though by no error; `cell` is the one that did so."""
-
-    def __init__(self, cell, message):
-        super().__init__(message)
-        self.cell = cell
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: executed notebook, parameters given, seconds, and if it was there before."""
-
-    output: Path
-    parameters: dict
-    seconds: float
-    skipped: bool
-
-
-class _ThisInterpreter(EndsWhenAsked):
-    """Starts kernels with the running interpreter, whatever kernel specs the user has installed."""
-
-    @property
-    def kernel_spec(self):
-        # Kernels work in the notebook's folder: there a relative path would lead somewhere else.
-        given = {name: os.environ[name] for name in PLACES if os.environ.get(name)}
-        absolute = {name: str(Path(path).expanduser().absolute()) for name, path in given.items()}
-        return KernelSpec(**get_kernel_dict(), env=absolute | {AS_TEXT: "1"})
-
-    @default("transport_encryption")
-    def _encrypt_where_the_installed_version_can(self):
-        return "auto"
-
-
-def _is_finished(output: Path, now: Inputs) -> bool:
-    try:
-        about = json.loads(output.read_text(encoding="utf-8"))["metadata"]["cpnb"]
-        return about["key"] == now.key(about["written"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # Absent, not a notebook, or from another tool: to be run.
-
-
-def _is_progress_bar(output) -> bool:
-    if output.output_type == "stream" and output.name == "stderr":
-        text = "".join(output.text)
-    elif WIDGET_VIEW in output.get("data", {}):
-        text = "".join(output.data.get("text/plain", ""))
-    else:
-        return False
-    return all(PROGRESS_BAR.search(line) for line in lines_of(text))
-
-
-def _drop_outputs(notebook, unwanted) -> None:
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not unwanted(output)]
+def job_of(path: Path, output: Path, parameters: dict, records: Path, **options) -> Job:
+    """A job with a run of its own, whose rows tell all parameters, defaults too."""
+    staged = output.with_name(f".{output.stem}.records.tmp")
+    staged.unlink(missing_ok=True)  # of a run that was killed
+    run = {
+        "run": new_run(),
+        "output": output.name,
+        "parameters": notebook_parameters(path) | parameters,
+        "staged": str(staged),
+    }
+    return Job(path, output, parameters, run, records, **options)
 
 
 def _strip_run_metadata(notebook) -> None:
     """Leave nothing that differs from run to run or from machine to machine, save the outputs."""
+    tags = {"tags": notebook.metadata.tags} if "tags" in notebook.metadata else {}
     notebook.metadata = nbformat.from_dict(
-        {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+        {"kernelspec": KERNEL, "language_info": {"name": "python"}} | tags
     )
     for cell in notebook.cells:
         for name in RUN_METADATA:
@@ -106,106 +59,52 @@ def _strip_run_metadata(notebook) -> None:
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]
     # Without widget state, which is not kept, a widget shows as an error.
-    _drop_outputs(notebook, lambda output: WIDGET_VIEW in output.get("data", {}))
+    drop_outputs(notebook, lambda output: WIDGET_VIEW in output.get("data", {}))
 
 
-def _write(notebook, path: Path) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def _staged(job: Job):
+    """The file of rows that the run makes; what remains of a failed one goes."""
+    staged = Path(job.run["staged"])
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(nbformat.writes(notebook) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield staged
     finally:
-        temporary.unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
 
 
-def _refuse_exit(cell, execute_reply, **_) -> None:
-    """Stop at a cell that ends the kernel or the run: the rest of the notebook would be missing.
+def _keep(job: Job, staged: Path, notebook, target: Path) -> None:
+    """Rows first: should this process die in between, the run is repeated, and its rows count."""
+    try:
+        if staged.exists():
+            append_all(read(staged), job.records / "records.jsonl")
+        write_whole(target, nbformat.writes(notebook) + "\n")
+    except OSError as error:
+        raise NotebookError(f"{job.path.name}: its results cannot be kept: {error}") from error
+    job.failed.unlink(missing_ok=True)
 
-    Papermill takes SystemExit(0) for a good end, and a kernel that is told to exit dies later, when
-    it may have run some more cells or all.
+
+def perform(job: Job, before: Inputs, home: str = "", named: dict | None = None) -> Run:
+    """Run a job whether or not it has finished before, and keep what comes out.
+
+    On a worker of a cluster, `home` is where the notebook lies for the sweep, and `named` what the
+    paths among the parameters lead to there.
     """
-    reply = execute_reply["content"]
-    asked = [p for p in reply.get("payload", []) if p.get("source") == "ask_exit"]
-    expected = "raises-exception" in cell.metadata.get("tags", [])
-    if any(not payload.get("keepkernel") for payload in asked):
-        raise _StoppedError(cell, "stopped early by exit() or quit()")
-    if reply.get("ename") == "SystemExit" and not expected:
-        raise _StoppedError(cell, f"stopped early by sys.exit({reply['evalue']})")
-
-
-def _refuse_gaps(notebook) -> None:
-    """See to it that every cell with code has run, but for those tagged to be skipped."""
-    for cell in notebook.cells:
-        code = cell.cell_type == "code" and cell.source.strip()
-        skip = "skip-execution" in cell.metadata.get("tags", [])
-        if code and not skip and cell.execution_count is None:
-            raise _StoppedError(cell, "stopped early: this cell was never run")
-
-
-def _failure(path: Path, partial: Path, error: Exception) -> str:
-    """Which cell failed, and how; of a kernel that died, the notebook tells the last cell begun."""
-    if isinstance(error, PapermillExecutionError):
-        told = f"{error.ename}: {error.evalue}"
-        return f"{path.name}, {_cell(error.exec_count, error.source)}: {told}"
-    if isinstance(error, _StoppedError):
-        return f"{path.name}, {_cell(error.cell.execution_count, error.cell.source)}: {error}"
-    begun = [
-        cell.source
-        for cell in nbformat.read(partial, as_version=4).cells
-        if cell.metadata.get("papermill", {}).get("start_time") and cell.source.strip()
-    ]
-    last = f", {_cell(None, begun[-1])}" if begun else ""
-    return f"{path.name}{last}: {type(error).__name__}: {error}"
-
-
-def _cell(count: int | None, source: str) -> str:
-    number = "" if count is None else f"In [{count}] "
-    return f"cell {number}({source.strip().splitlines()[0]})"
-
-
-def _execute(path: Path, output: Path, parameters: dict, progress: bool):
-    """Execute by way of a partial notebook beside the output; return the executed notebook."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.stem}.partial.ipynb")
-    notebook = load_notebook_node(str(path))
-    if parameters:  # Not by execute_notebook: it guesses at known names and warns at wrong guesses.
-        notebook = parameterize_notebook(
-            notebook, parameters, kernel_name=KERNEL["name"], language="python"
-        )
-    _write(notebook, partial)
-    pattern = str(partial).replace("{", "{{").replace("}", "}}")  # papermill formats paths
-    bars = Relay() if progress else None
-    try:
-        # The kernel's folder goes in by `resources`; papermill's own `cwd` would move this process
-        # and with it every other thread that runs a notebook.
-        notebook = execute_notebook(
-            pattern,
-            pattern,
-            kernel_name=KERNEL["name"],
-            language="python",
-            progress_bar={"desc": path.stem} if progress else False,
-            stderr_file=bars,
-            kernel_manager_class=_ThisInterpreter,
-            resources={"metadata": {"path": str(path.parent)}},
-            on_cell_executed=_refuse_exit,
-        )
-        _refuse_gaps(notebook)
-    except Exception as error:
-        failed = output.with_name(f"{output.stem}.failed.ipynb")
-        message = _failure(path, partial, error)
-        os.replace(partial, failed)
-        raise NotebookError(f"{message}\nThe notebook as far as it ran: {failed}") from error
-    finally:
-        if bars:
-            bars.close()
-    partial.unlink()
-    _drop_outputs(notebook, _is_progress_bar)
-    for name in ("input_path", "output_path"):  # these name the partial notebook
-        notebook.metadata.papermill.pop(name, None)
-    return notebook
+    start = time.perf_counter()
+    with _staged(job) as staged:
+        notebook = execute(job)
+        seconds = time.perf_counter() - start
+        written = before.written()
+        notebook.metadata["cpnb"] = {
+            "key": (before if named is None else replace(before, named=named)).key(written),
+            "written": written,
+            "notebook": job.path.name,
+            "path": home or str(job.path),
+            "parameters": job.parameters,
+            "run": job.run["run"],
+            "seconds": round(seconds, 1),
+        }
+        _keep(job, staged, notebook, job.output)
+    return Run(job.output, job.parameters, seconds, skipped=False)
 
 
 def run_notebook(path, output, parameters=None, *, force=False, progress=True) -> Run:
@@ -241,25 +140,13 @@ def run_notebook(path, output, parameters=None, *, force=False, progress=True) -
         raise ValueError(f"output={str(output)!r} is the notebook itself; see run_in_place")
     parameters = check_parameters(path, parameters or {})
     before = inputs(path, parameters)
-    if not force and _is_finished(output, before):
+    if not force and is_finished(output, before):
         return Run(output, parameters, 0.0, skipped=True)
-    start = time.perf_counter()
-    notebook = _execute(path, output, parameters, progress)
-    seconds = time.perf_counter() - start
-    written = before.written()
-    notebook.metadata["cpnb"] = {
-        "key": before.key(written),
-        "written": written,
-        "notebook": path.name,
-        "parameters": parameters,
-        "seconds": round(seconds, 1),
-    }
-    _write(notebook, output)
-    output.with_name(f"{output.stem}.failed.ipynb").unlink(missing_ok=True)
-    return Run(output, parameters, seconds, skipped=False)
+    job = job_of(path, output, parameters, results_folder(), progress=progress)
+    return perform(job, before)
 
 
-def run_in_place(path, *, progress=True) -> Run:
+def run_in_place(path, *, progress=True, tell: Callable[[dict], None] | None = None) -> Run:
     """Execute a notebook with its defaults and keep its outputs, without metadata of the run.
 
     The file is replaced at the end; a run that fails leaves it as it was, keeps the notebook as far
@@ -269,7 +156,10 @@ def run_in_place(path, *, progress=True) -> Run:
     check_parameters(path, {})
     start = time.perf_counter()
     # Partial and failed notebooks stay out of the folder of the committed ones.
-    notebook = _execute(path, results_folder() / "in-place" / path.name, {}, progress)
-    _strip_run_metadata(notebook)
-    _write(notebook, path)
+    output = results_folder() / "in-place" / path.name
+    job = job_of(path, output, {}, results_folder(), progress=progress, tell=tell)
+    with _staged(job) as staged:
+        notebook = execute(job)
+        _strip_run_metadata(notebook)
+        _keep(job, staged, notebook, path)
     return Run(path, {}, time.perf_counter() - start, skipped=False)

@@ -8,13 +8,13 @@ running notebook finds its own with `own_parameters`.
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
+from functools import lru_cache
 from pathlib import Path
 
-import nbformat
-from IPython import get_ipython
-
-from cpnb.runs.records import plain
+from cpnb.runs.cells import read_cells
+from cpnb.runs.jsonl import plain
 from cpnb.runs.yaml12 import read_yaml
 
 
@@ -22,26 +22,8 @@ class UnknownParameterError(ValueError):
     """A parameter that the notebook does not have."""
 
 
-def read_cells(path: Path) -> list:
-    """Cells of a notebook's file, in the form of nbformat's version 4.
-
-    Raises
-    ------
-    ValueError
-        If the file is no notebook; the message names it.
-    """
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-        return [cell for cell in cells if cell.source is not None]
-    except OSError:
-        raise
-    except Exception as error:  # nbformat's own, and whatever odd JSON makes it stumble over
-        told = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is no notebook that can be read: {told}") from error
-
-
 def _parameter_statements(path: Path) -> list:
-    cells = [c for c in read_cells(path) if "parameters" in c.metadata.get("tags", [])]
+    cells = [c for c in read_cells(path) if "parameters" in c.tags]
     if len(cells) != 1 or cells[0].cell_type != "code":
         raise ValueError(f"{path}: expected one code cell tagged 'parameters', found {len(cells)}")
     try:
@@ -52,8 +34,15 @@ def _parameter_statements(path: Path) -> list:
 
 def _declarations(path) -> dict:
     """Parameter name -> (default, whether its annotation, such as `float | None`, allows None)."""
-    declared = {}
     path = Path(path).expanduser()
+    about = path.stat()
+    return copy.deepcopy(_declarations_at(path, about.st_size, about.st_mtime_ns))
+
+
+@lru_cache(maxsize=100)
+def _declarations_at(path: Path, size: int, changed: int) -> dict:
+    """Those of a file, read once a process: a sweep asks for them at every point."""
+    declared = {}
     for statement in _parameter_statements(path):
         annotation = getattr(statement, "annotation", None)
         targets = statement.targets if isinstance(statement, ast.Assign) else []
@@ -109,6 +98,8 @@ def own_parameters() -> tuple[str, dict]:
         Outside a notebook, or if no notebook in the working folder declares parameters by a cell
         that was executed.
     """
+    from IPython import get_ipython  # here: the command line does without it
+
     shell = get_ipython()
     if shell is None:
         raise RuntimeError("own_parameters works in a notebook's kernel; this is none")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import tqdm.auto
 import tqdm.std
-from IPython import get_ipython
 
 AS_TEXT = "CPNB_BARS_AS_TEXT"  # set in kernels that are started to run a notebook
 # "epoch 3:  40%|####  | 4/10 [00:02<00:03]" or, without a total, "17it [00:02, 8.1it/s]"
@@ -27,7 +27,8 @@ def lines_of(text: str) -> list[str]:
 
 def in_notebook() -> bool:
     """Whether this is a notebook's kernel, where a bar is a widget that nobody takes away."""
-    return get_ipython() is not None
+    loaded = sys.modules.get("IPython")  # which a kernel has loaded
+    return loaded is not None and loaded.get_ipython() is not None
 
 
 def progress_bar(*arguments, **options):

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cpnb.runs.places import checkout
-from cpnb.runs.records import append, encode, published_path, read, recorded, results_path
+from cpnb.runs.records import (
+    append,
+    encode,
+    published_path,
+    read,
+    recorded,
+    results_folder,
+    results_path,
+)
 
 
 class Published(NamedTuple):
@@ -33,13 +41,13 @@ def _objection(row: dict) -> str | None:
     return None
 
 
-def publish(source=None, *, force: bool = False) -> Published:
+def publish(sources=None, *, force: bool = False) -> Published:
     """Copy rows into the committed results/records.jsonl, unless they are there already.
 
     Parameters
     ----------
-    source : path-like, optional
-        File of records; `results_path()` by default.
+    sources : path-like or list of them, optional
+        Files of records; by default all in this machine's folder of results.
     force : bool
         Take rows whose code was not exactly that of a commit, or is unknown, too.
 
@@ -48,7 +56,9 @@ def publish(source=None, *, force: bool = False) -> Published:
     FileNotFoundError
         If there is no such source.
     """
-    rows = read(results_path() if source is None else source)
+    sources = _of_this_machine() if sources is None else sources
+    sources = sources if isinstance(sources, list) else [sources]
+    rows = [row for file in sources for row in read(file)]
     target = published_path()
     present = read(target) if target.exists() else []
     known, result = {encode(row) for row in present}, Published([], [], [])
@@ -65,8 +75,13 @@ def publish(source=None, *, force: bool = False) -> Published:
     return result
 
 
+def _of_this_machine() -> list[Path]:
+    """Files of records: `results_path()`, and those that sweeps have in folders of their own."""
+    return sorted({results_path(), *results_folder().rglob("records.jsonl")})
+
+
 def _print_counts() -> None:
-    for path in (published_path(), results_path()):
+    for path in (published_path(), *_of_this_machine()):
         counts = Counter(str(row.get("claim")) for row in recorded(path))
         print(f"{path}: {counts.total()} rows")
         for claim, count in sorted(counts.items()):
@@ -87,10 +102,10 @@ def main(arguments=None) -> int:
         return 0
     if checkout() is None:
         parser.error("publishing changes the records of a checkout, and this cpnb is installed")
-    source = Path(options.path or results_path()).expanduser()
-    if not source.is_file():
-        parser.error(f"no such file of records: {source}")
-    result = publish(source, force=options.force)
+    sources = [Path(options.path).expanduser()] if options.path else _of_this_machine()
+    if not (found := [source for source in sources if source.is_file()]):
+        parser.error(f"no such file of records: {sources[0]}")
+    result = publish(found, force=options.force)
     print(f"added {len(result.added)}, already there {len(result.present)}")
     for row, reason in result.refused:
         print(f"refused: {row.get('claim')} of {row.get('utc')}: {reason}", file=sys.stderr)

@@ -7,29 +7,22 @@ Runs write to a local file; `publish` copies rows into the committed results/rec
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import json
-import math
 import os
-import warnings
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import torch
-
+from cpnb.runs.jsonl import append, encode, plain, read
 from cpnb.runs.machine import environment
+from cpnb.runs.overview import load, newest
 from cpnb.runs.places import repository, shipped
 
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks; appending there relies on single writes alone.
-    fcntl = None
+__all__ = [
+    "append", "encode", "load", "plain", "published_path", "read", "record", "recorded",
+    "results_folder", "results_path",
+]  # fmt: skip
 
+RUN = "CPNB_RUN"  # set in kernels that are started to run a notebook: the run, as JSON
 RESERVED = ("claim", "commit", "dirty", "utc", "versions")
-# Standard JSON has no such numbers; these strings are written for them and read back as numbers.
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def results_folder() -> Path:
@@ -43,144 +36,15 @@ def results_path() -> Path:
     return results_folder() / "records.jsonl"
 
 
+def own_run() -> dict | None:
+    """The run that this kernel was started for, as `notebooks` tells it; None outside of one."""
+    told = os.environ.get(RUN)
+    return json.loads(told) if told else None
+
+
 def published_path() -> Path:
     """The committed file of records, results/records.jsonl."""
     return shipped("results/records.jsonl")
-
-
-def plain(value, name="value"):
-    """Turn a value into what JSON knows: numbers, strings, booleans, None, lists and dicts.
-
-    Parameters
-    ----------
-    value : object
-        NumPy and torch scalars and arrays, dataclasses, named tuples, paths, dates, devices and
-        dtypes become numbers, lists, dicts and strings.
-    name : str
-        How the error names the value.
-
-    Raises
-    ------
-    TypeError
-        If the value, or something inside it, has no such form.
-    ValueError
-        If two keys of a dict are the same as text, such as 1 and "1".
-    """
-    if value is None or isinstance(value, (bool, str, int, float)):
-        return value
-    if isinstance(value, torch.Tensor):
-        return plain(value.detach().cpu().tolist(), name)
-    if isinstance(value, (np.generic, np.ndarray)):
-        return plain(value.tolist(), name)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain(dataclasses.asdict(value), name)
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict(), name)
-    if isinstance(value, dict):
-        return _once([(str(key), plain(item, f"{name}[{key!r}]")) for key, item in value.items()])
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, (os.PathLike, torch.device, torch.dtype, np.dtype, datetime.date)):
-        return str(value)
-    raise TypeError(
-        f"{name} is a {type(value).__name__}, which a record cannot hold; accepted are numbers, "
-        "strings, booleans, None, arrays and tensors, and lists and dicts of these"
-    )
-
-
-def _once(pairs: list[tuple]) -> dict:
-    """The dict of these pairs; of equal names the last one must not win without a word."""
-    one = dict(pairs)
-    if len(one) < len(pairs):
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        raise ValueError(f"{', '.join(map(repr, twice))} stands twice among the keys of one dict")
-    return one
-
-
-def _map_floats(value, function):
-    if isinstance(value, dict):
-        return {key: _map_floats(item, function) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_map_floats(item, function) for item in value]
-    return function(value)
-
-
-def _finite(value):
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def encode(row: dict) -> str:
-    """One line of JSON for a row; equal rows give equal lines."""
-    return json.dumps(_map_floats(plain(row, "row"), _finite), allow_nan=False, ensure_ascii=False)
-
-
-def _decode(line: bytes) -> dict:
-    row = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-    return _map_floats(row, lambda x: NON_FINITE.get(x, x) if isinstance(x, str) else x)
-
-
-def append(row: dict, path) -> None:
-    """Append one row to a JSON Lines file: whole or not at all, also with several writers.
-
-    Parameters
-    ----------
-    row : dict
-        Column name to value; see `plain` for the values accepted. NaN and infinities are kept.
-    path : path-like
-        The file; it and its folder are made if they do not exist.
-
-    Raises
-    ------
-    TypeError
-        If a value cannot be written; the file is then as it was.
-    OSError
-        If the disk is full, say; a part of a row is taken back.
-    """
-    line = (encode(row) + "\n").encode("utf-8")
-    path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+", buffering=0) as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        size = file.seek(0, os.SEEK_END)
-        if size and not _ends_with_newline(file, size):
-            line = b"\n" + line  # Remains of a killed writer keep a line of their own.
-        try:
-            if file.write(line) != len(line):
-                raise OSError(f"{path}: the row was written only in part; is the disk full?")
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-def _ends_with_newline(file, size) -> bool:
-    file.seek(size - 1)
-    return file.read(1) == b"\n"
-
-
-def read(path) -> list[dict]:
-    """Rows of a JSON Lines file, in order.
-
-    A line that does not parse is named in a warning (file, line number, reason) and left out.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    """
-    rows = []
-    for number, line in enumerate(Path(path).expanduser().read_bytes().split(b"\n"), start=1):
-        try:
-            if line.strip():
-                rows.append(_decode(line))
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors too.
-            warnings.warn(f"{path}, line {number}: {error}; this row is skipped", stacklevel=2)
-    return rows
 
 
 def record(claim: str, **values) -> dict:
@@ -197,7 +61,9 @@ def record(claim: str, **values) -> dict:
     Returns
     -------
     dict
-        The row that was appended to `results_path()`.
+        The row, which goes to `results_path()`: at once, or, from a notebook that is run by
+        :func:`cpnb.runs.sweep.run_notebook` or a sweep, when that run has finished. Such a row
+        tells its run, the run's parameters, and the name of the executed notebook (output).
 
     Raises
     ------
@@ -209,8 +75,10 @@ def record(claim: str, **values) -> dict:
     taken = sorted(set(values) & set(RESERVED))
     if taken:
         raise ValueError(f"{', '.join(taken)}: filled in by the record; choose other names")
-    row = plain({"claim": claim} | environment() | values, "row")
-    append(row, results_path())
+    run = own_run()
+    about = {name: run[name] for name in ("run", "output", "parameters")} if run else {}
+    row = plain({"claim": claim} | environment() | about | values, "row")
+    append(row, run["staged"] if run else results_path())
     return row
 
 
@@ -229,5 +97,12 @@ def recorded(path=None, **filters) -> list[dict]:
     """
     path = published_path() if path is None else Path(path).expanduser()
     wanted = plain(filters, "filters")
-    rows = [row.get("parameters", {}) | row for row in read(path)] if path.exists() else []
+    rows = [row.get("parameters", {}) | row for row in newest(_rows(path))]
     return [row for row in rows if all(k in row and row[k] == value for k, value in wanted.items())]
+
+
+def _rows(path: Path) -> list[dict]:
+    """Rows of a file; in a run, of this machine's also those that the run has made so far."""
+    run = own_run()
+    staged = [Path(run["staged"])] if run and path.resolve() == results_path().resolve() else []
+    return [row for file in (path, *staged) if file.exists() for row in read(file)]

@@ -5,7 +5,7 @@ import json
 import pytest
 from small_notebooks import printed, write
 
-from cpnb.runs import notebooks, publish, records, sweep
+from cpnb.runs import pool, publish, records, sweep
 
 BROKEN = {
     "empty": b"",
@@ -33,7 +33,7 @@ BROKEN = {
 @pytest.mark.parametrize("options", [["--out", "o"], ["--in-place"]], ids=["out", "in place"])
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_the_broken_one_is_named_before_any_runs(tmp_path, capsys, monkeypatch, content, options):
-    monkeypatch.setattr(notebooks, "_execute", None)
+    monkeypatch.setattr(pool, "start", None)
     paths = [write(tmp_path / "01_good.ipynb"), tmp_path / "02_bad.ipynb"]
     paths[1].write_bytes(content)
     with pytest.raises(SystemExit) as stop:
@@ -66,27 +66,20 @@ def test_home_on_the_command_line(home, capsys):
     write(home / "n.ipynb", "print(rank)")
     (home / "p.yaml").write_text("n: {rank: 7}")
     assert sweep.main(["~/n.ipynb", "--parameters=~/p.yaml", "--out=~/o"]) == 0
-    assert printed(home / "o" / "n.ipynb") == "7\n"
+    assert printed(home / "o" / "n__rank=7.ipynb") == "7\n"
     row = {"claim": "x", "commit": "c" * 40, "dirty": True}
     records.append(row, "~/o/r.jsonl")
     assert records.read("~/o/r.jsonl") == records.recorded("~/o/r.jsonl") == [row]
     assert publish.main(["~/o/r.jsonl"]) == 1 and "not as committed" in capsys.readouterr().err
 
 
-def test_home_in_calls(home, monkeypatch):
+def test_home_in_calls(home):
     write(home / "n.ipynb", "print(rank)")
     assert sweep.notebook_parameters("~/n.ipynb")["rank"] == 4
     assert sweep.check_parameters("~/n.ipynb", {"rank": 5}) == {"rank": 5}
     (home / "p.yaml").write_text("n: {rank: 7}")
     assert sweep.load_parameters("~/p.yaml", ["~/n.ipynb"]) == {"n": {"rank": 7}}
-    calls = []
-    monkeypatch.setattr(notebooks, "_execute", lambda *given: calls.append(given[:2]) or 1 / 0)
-    for run in (
-        lambda: sweep.run_notebook("~/n.ipynb", "~/o/n.ipynb"),
-        lambda: sweep.run_grid("~/n.ipynb", {"rank": [1]}, "~/o", progress=False),
-        lambda: sweep.run_in_place("~/n.ipynb"),
-    ):
-        with pytest.raises(ZeroDivisionError):
-            run()
-    assert [call[0] for call in calls] == [home / "n.ipynb"] * 3
-    assert [call[1] for call in calls[:2]] == [home / "o/n.ipynb", home / "o/n__rank=1.ipynb"]
+    assert sweep.run_notebook("~/n.ipynb", "~/o/n.ipynb").output == home / "o" / "n.ipynb"
+    (run,) = sweep.run_grid("~/n.ipynb", {"rank": [1]}, "~/o", progress=False)
+    assert run.output == home / "o" / "n__rank=1.ipynb"
+    assert sweep.run_in_place("~/n.ipynb", progress=False).output == home / "n.ipynb"

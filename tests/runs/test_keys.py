@@ -8,20 +8,20 @@ import pytest
 from papermill.iorw import load_notebook_node
 from small_notebooks import printed, write
 
-from cpnb.runs import keys, machine, notebooks, sweep
+from cpnb.runs import keys, machine, modules, notebooks, sweep
 
 
 @pytest.fixture(autouse=True)
 def _same_code(monkeypatch, tmp_path):
     """An edit of cpnb while the tests run is no reason for a run to be repeated."""
-    monkeypatch.setattr(keys, "_code_and_data", list)
+    monkeypatch.setattr(keys, "_code_and_data", lambda _code: [])
     monkeypatch.setenv("CPNB_DATA", str(tmp_path / "no-data"))
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Without a kernel: here it counts whether a run takes place, not what comes out."""
-    monkeypatch.setattr(notebooks, "_execute", lambda path, *_: load_notebook_node(str(path)))
+    monkeypatch.setattr(notebooks, "execute", lambda job: load_notebook_node(str(job.path)))
 
 
 class Again:
@@ -122,17 +122,33 @@ def test_cpnb_itself_python_and_cpp_and_the_data_that_ships(tmp_path, monkeypatc
     package, data = tmp_path / "cpnb", tmp_path / "data"
     package.mkdir()
     data.mkdir()
-    monkeypatch.setattr(keys, "PACKAGE", package)
+    monkeypatch.setattr(modules, "PACKAGE", package)
     monkeypatch.setattr(keys, "shipped", lambda name: tmp_path / name)
-    path = write(tmp_path / "n.ipynb")
+    (package / "__init__.py").write_text("")
+    (package / "cp.py").write_text("from cpnb.layer import native")
+    (package / "layer").mkdir()
+    (package / "layer" / "__init__.py").write_text("")
+    (tmp_path / "notebooks").mkdir()
+    path = write(tmp_path / "notebooks" / "n.ipynb", "from cpnb import cp")
     found = [key(path, rank=1), key(path, rank=2)]
     assert found[0] == key(path, rank=1)
-    for name in ("cpnb/cp.py", "cpnb/kernels.cpp", "cpnb/layer.h", "data/charnet.safetensors"):
-        (tmp_path / name).write_text("changed")
+    for name in ("cpnb/cp.py", "cpnb/kernels.cpp", "cpnb/layer/k.h", "data/charnet.safetensors"):
+        with open(tmp_path / name, "a") as file:
+            file.write("# changed")
         found.append(key(path, rank=1))
-    write(path, "print(rank)")
+    write(path, "from cpnb import cp\nprint(rank)")
     found.append(key(path, rank=1))
     assert len(set(found)) == 7
+    (package / "unrelated.py").write_text("# changed")
+    assert key(path, rank=1) == found[-1]
+
+
+def test_of_cpnb_itself_what_a_public_name_is_from_counts_and_the_rest_does_not():
+    used = modules.used_files("import cpnb\ncpnb.decompose(net, ranks)")
+    told = {str(file.relative_to(modules.PACKAGE)) for file in used}
+    assert {"layers/surgery.py", "cp/nls.py", "__init__.py"} <= told
+    assert not {"runs/sweep.py", "study/report.py", "training/loop.py"} & told
+    assert modules.used_files("print(rank)") == []
 
 
 def test_versions_of_packages(tmp_path, monkeypatch):
@@ -172,7 +188,7 @@ def test_a_link_in_a_circle_and_many_entries_end_the_listing(tmp_path, monkeypat
 def test_code_is_read_once_a_process_until_it_changes(tmp_path, monkeypatch):
     big, reads, read = tmp_path / "charnet.safetensors", [], Path.read_bytes
     big.write_bytes(b"weights")
-    monkeypatch.setattr(keys, "_code_and_data", lambda: [big])
+    monkeypatch.setattr(keys, "_code_and_data", lambda _code: [big])
     monkeypatch.setattr(Path, "read_bytes", lambda file: reads.append(file) or read(file))
     path = write(tmp_path / "n.ipynb")
     first = key(path)

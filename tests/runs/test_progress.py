@@ -7,7 +7,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from cpnb.runs import progress, sweep
-from cpnb.runs.notebooks import _ThisInterpreter
+from cpnb.runs.kernels import ThisInterpreter
 
 GRID = """from cpnb.runs.sweep import run_grid
 runs = run_grid("inner.ipynb", {"n": [1, 2]}, folder)
@@ -94,7 +94,7 @@ def test_a_busy_kernel_is_interrupted_and_can_clean_up(tmp_path):
     )
 
     async def stop_in_a_cell():
-        manager = _ThisInterpreter()
+        manager = ThisInterpreter()
         await manager.start_kernel()
         client = manager.client()
         client.start_channels()

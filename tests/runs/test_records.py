@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpnb.runs import machine, records
+from cpnb.runs import jsonl, machine, records
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_row_written_in_part_is_taken_back(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr(jsonl.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         records.append({"n": 2}, path)
     assert path.read_text() == '{"n": 1}\n'

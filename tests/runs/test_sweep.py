@@ -4,14 +4,13 @@ import json
 import os
 import pickle
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import numpy as np
 import pytest
 from small_notebooks import printed, write
 
-from cpnb.runs import grids, keys, notebooks, sweep
+from cpnb.runs import grids, keys, notebooks, pool, sweep
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def notebook(tmp_path):
 @pytest.fixture(autouse=True)
 def _same_code(monkeypatch):
     """An edit of cpnb while the tests run is no reason for a run to be repeated."""
-    monkeypatch.setattr(keys, "_code_and_data", list)
+    monkeypatch.setattr(keys, "_code_and_data", lambda _code: [])
 
 
 @pytest.fixture
@@ -30,7 +29,8 @@ def no_kernel(monkeypatch):
     def refuse(*_arguments, **_options):
         raise AssertionError("a kernel was started")
 
-    monkeypatch.setattr(notebooks, "_execute", refuse)
+    monkeypatch.setattr(notebooks, "execute", refuse)
+    monkeypatch.setattr(pool, "start", refuse)
 
 
 # Parameters
@@ -199,8 +199,8 @@ def test_a_grid_runs_every_combination(notebook, tmp_path):
     grid = {"rank": [1, 2], "method": ["nls", "als"]}
     runs = sweep.run_grid(notebook, grid, tmp_path / "out", parameters={"lr": 1.0})
     assert [run.output.name for run in runs] == [
-        "03_x__rank=1__method=nls.ipynb", "03_x__rank=1__method=als.ipynb",
-        "03_x__rank=2__method=nls.ipynb", "03_x__rank=2__method=als.ipynb",
+        "03_x__rank=1__lr=1.0.ipynb", "03_x__rank=1__lr=1.0__method=als.ipynb",
+        "03_x__rank=2__lr=1.0.ipynb", "03_x__rank=2__lr=1.0__method=als.ipynb",
     ]  # fmt: skip
     assert [printed(run.output) for run in runs] == ["2 nls\n", "2 als\n", "4 nls\n", "4 als\n"]
     assert runs[0].parameters == {"lr": 1.0, "rank": 1, "method": "nls"}
@@ -210,24 +210,11 @@ def test_a_grid_runs_every_combination(notebook, tmp_path):
 
 def test_one_failing_point_does_not_stop_the_others(tmp_path):
     path = write(tmp_path / "n.ipynb", "print(1 / (rank - 1))")
-    with ThreadPoolExecutor(2) as pool, pytest.raises(sweep.GridError) as error:
-        sweep.run_grid(path, {"rank": [0, 1, 2]}, tmp_path / "out", pool)
+    with pytest.raises(sweep.GridError) as error:
+        sweep.run_grid(path, {"rank": [0, 1, 2]}, tmp_path / "out", jobs=2)
     assert "1 of 3 points failed" in str(error.value) and "{'rank': 1}" in str(error.value)
     assert "ZeroDivisionError" in error.value.failures[0][1]
     assert [run and printed(run.output) for run in error.value.runs] == ["-1.0\n", None, "1.0\n"]
-
-
-def test_a_grid_runs_on_a_dask_cluster(notebook, tmp_path):
-    distributed = pytest.importorskip("distributed", reason="needs the extra 'dask'")
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        grid = {"rank": [1, 2, 3]}
-        runs = sweep.run_grid(notebook, grid, tmp_path / "out", client.get_executor())
-    assert [printed(run.output) for run in runs] == ["2 nls\n", "4 nls\n", "6 nls\n"]
 
 
 def test_a_notebook_may_run_a_grid(notebook, tmp_path):
@@ -241,16 +228,25 @@ def test_a_notebook_may_run_a_grid(notebook, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "grid", [{"rank": []}, {"rank": 3}, {"rank": [1, 1]}, {"rank": [1, "x"]}, {"nope": [1]}]
+    "grid",
+    [
+        {"rank": []},
+        {"rank": 3},
+        {"rank": [1, 1]},
+        {"rank": [1, "x"]},
+        {"nope": [1]},
+        [{"rank": 1}, {"rank": 1}],
+        {"lr": [0.5]},
+    ],
 )
 def test_a_bad_grid_runs_nothing(notebook, no_kernel, tmp_path, grid):
     with pytest.raises((ValueError, TypeError)):
-        sweep.run_grid(notebook, grid, tmp_path)
+        sweep.run_grid(notebook, grid, tmp_path / "out", parameters={"lr": 0.2})
 
 
 def test_names_of_points_are_safe_and_distinct():
     def name(value):
-        return grids.point_name("n", {"ranks": value})
+        return grids.point_name("n", {"ranks": value}, {"ranks": []})
 
     assert name("nls") == "n__ranks=nls.ipynb"
     odd = [name(value) for value in ("a/b", "a b", {"a": "b"}, [1, 2], [12], "x" * 300)]
@@ -286,8 +282,9 @@ def test_command_line_runs_resumes_and_reports(notebook, tmp_path, capsys):
     assert sweep.main([str(failing), str(notebook), "--parameters", str(file), *out]) == 1
     captured = capsys.readouterr()
     assert "04_y.ipynb, cell In [3] (1 / 0): ZeroDivisionError" in captured.err
-    assert "03_x.ipynb" in captured.out
-    assert printed(tmp_path / "o" / "03_x.ipynb") == "16 als\n"
+    assert "03_x__rank=8__method=als.ipynb" in captured.out
+    output = tmp_path / "o" / "03_x__rank=8__method=als.ipynb"
+    assert printed(output) == "16 als\n"
     assert sweep.main([str(notebook), "-p", "rank", "8", *out]) == 0
     assert "finished before" in capsys.readouterr().out
 
@@ -295,7 +292,7 @@ def test_command_line_runs_resumes_and_reports(notebook, tmp_path, capsys):
 def test_command_line_runs_a_grid(notebook, tmp_path):
     out = str(tmp_path / "o")
     assert sweep.main([str(notebook), "--grid", "rank=1,2", "method=als", "--out", out]) == 0
-    names = sorted(file.name for file in (tmp_path / "o").iterdir())
+    names = sorted(file.name for file in (tmp_path / "o").glob("*.ipynb"))
     assert names == ["03_x__rank=1__method=als.ipynb", "03_x__rank=2__method=als.ipynb"]
 
 
@@ -310,6 +307,16 @@ def test_command_line_runs_a_grid(notebook, tmp_path):
         (["--parameters", "no-such.yaml"], "no-such.yaml"),
         (["no-such.ipynb"], "no such notebook: no-such.ipynb"),
         (["--in-place", "-p", "rank", "3"], "takes no parameters"),
+        (["--grid", "rank="], "grid['rank']=[]"),
+        (["--grid", "rank=4-1"], "grid['rank']=[]"),
+        (["-p", "rank"], "expected -p NAME VALUE"),
+        (["--jobs", "0"], "'0'; accepted is a number from 1"),
+        (["--retry", "-1"], "accepted is a number from 0"),
+        (["--timeout", "soon"], "'soon' is no time; accepted are 90s, 20m, 1h30m"),
+        (["--timeout", "0"], "'0' is no time"),
+        (["--memory", "much"], "'much' is no size; accepted are 500M, 2G"),
+        (["--points", "no-such.csv"], "no-such.csv"),
+        (["--status", "o"], "take a folder alone"),
     ],
 )
 def test_command_line_errors_precede_any_kernel(notebook, no_kernel, capsys, arguments, message):
@@ -323,3 +330,5 @@ def test_words_of_the_command_line_become_values():
     assert grids.value_of("2015", "text") == "2015"
     assert grids.values_of("[1,2],[3]", [1]) == [[1, 2], [3]]
     assert grids.values_of("nls, als", "nls") == ["nls", "als"]
+    assert grids.values_of("0-2,7", 0) == [0, 1, 2, 7]
+    assert grids.values_of("1-2", "text") == ["1-2"] and grids.values_of("", 0) == []

@@ -6,7 +6,7 @@ import pytest
 from small_notebooks import write
 
 from cpnb.nets.weights import save_weights
-from cpnb.runs import notebooks, records, sweep
+from cpnb.runs import grids, pool, records, sweep
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def _no_kernel(monkeypatch):
     def refuse(*_arguments, **_options):
         raise AssertionError("a kernel was started")
 
-    monkeypatch.setattr(notebooks, "_execute", refuse)
+    monkeypatch.setattr(pool, "start", refuse)
 
 
 def refusal(capsys, *arguments) -> str:
@@ -71,17 +71,11 @@ def test_the_folder_of_the_notebook_is_no_place_for_its_run(notebook, tmp_path, 
     assert "is the notebook itself" in message and "--in-place" in message
 
 
-def test_points_that_look_alike_get_names_of_their_own(notebook, tmp_path, monkeypatch):
-    outputs = []
-
-    def note(_path, output, parameters, **_options):
-        outputs.append(output.name.casefold())
-        return notebooks.Run(output, parameters, 0.0, skipped=False)
-
-    monkeypatch.setattr(sweep, "run_notebook", note)
-    sweep.run_grid(notebook, {"limit": [1, "1", None, "None", "a", "A", 2]}, tmp_path / "out")
-    assert len(set(outputs)) == 7
-    assert outputs[-1] == "03_x__limit=2.ipynb"  # unlike any other: as it was
+def test_points_that_look_alike_get_names_of_their_own():
+    values = [1, "1", None, "None", True, "true", "a", "A", 1.0, [1], 2]
+    names = [grids.point_name("n", {"limit": v}, {"limit": "default"}) for v in values]
+    assert len({name.casefold() for name in names}) == len(values)
+    assert names[-1] == "n__limit=2.ipynb" and names[0] == "n__limit=1.ipynb"
 
 
 @pytest.mark.parametrize(

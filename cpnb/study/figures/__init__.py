@@ -11,11 +11,12 @@ from cpnb.study.figures.networks import error_curves, when_it_pays
 from cpnb.study.figures.rivals import rivals
 from cpnb.study.figures.speed import measured_beside_bound, roofline
 from cpnb.study.figures.style import BLACK, BLUE, GREEN, ORANGE, use_style
+from cpnb.study.figures.sweeps import over_two
 
 __all__ = [
     "BLACK", "BLUE", "GREEN", "ORANGE",
     "contact_sheets", "factor_pictures", "lines_by_rank", "measured_beside_bound",
     "methods_compared", "roofline", "solver_curves", "tradeoff", "training_curves", "use_style",
-    "alexnet_kernels", "alexnet_speedups", "squeezenet", "rivals",
+    "over_two", "alexnet_kernels", "alexnet_speedups", "squeezenet", "rivals",
     "error_curves", "when_it_pays",
 ]  # fmt: skip
