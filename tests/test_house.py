@@ -72,7 +72,8 @@ def test_environment_has_the_pins_of_requirements():
 def test_every_import_is_a_declared_dependency():
     """Of cpnb: what it imports and does not bring itself stands in pyproject.toml."""
     extras = project()["optional-dependencies"]
-    lines = project()["dependencies"] + extras["gpu"] + extras["runtimes"] + extras["course"]
+    optional = (line for name in ("gpu", "runtimes", "course", "dask") for line in extras[name])
+    lines = [*project()["dependencies"], *optional]
     told = {canonicalize_name(Requirement(line).name) for line in lines}
     package_of = {"PIL": "pillow", "yaml": "pyyaml"}
     found = {name.split(".")[0] for path in MODULES for name in imports(path)}
