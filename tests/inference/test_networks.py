@@ -60,6 +60,8 @@ def test_from_a_plan_to_an_exported_file(name, tmp_path):
         cpnb.save_factored(small, tmp_path / "small.safetensors")
         back = cpnb.load_factored(network(name)[0], tmp_path / "small.safetensors")
         assert torch.equal(back(images[:2]), wanted)
+        fast = cpnb.optimize_for_inference(small, images[:2])
+        assert_close(fast(images[:2]), wanted)
         exported = torch.export.export(small, (images[:2],))
         assert_close(exported.module()(images[:2]), wanted)
     assert_close(onnx_outputs(small, images[:2], tmp_path / "small.onnx"), wanted)
