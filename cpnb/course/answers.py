@@ -73,7 +73,7 @@ def close(found, expected, within: float = 1e-10, mistakes: dict | None = None, 
     what : str
         What was computed, for the message.
     """
-    expected = torch.as_tensor(expected)
+    expected = torch.as_tensor(expected).detach()
     if not isinstance(found, torch.Tensor):
         wanted = "a tensor" if expected.ndim else "a number"
         demand(isinstance(found, int | float), f"{what} is of {type(found)}; it should be {wanted}")

@@ -72,14 +72,13 @@ def leak_problems(assignment: Assignment, *folders: Path) -> list[str]:
     ]
 
 
-def tasks(course: Path, rounds: int | None = None) -> list[tuple]:
+def tasks(course: Path) -> list[tuple]:
     """What there is to be graded: (function, assignment, further arguments), one notebook each."""
     found = []
     for assignment in assignments(course):
         found += [(master_problems, assignment), (release_problems, assignment)]
-        most = max(map(len, wrong_answers(assignment).values()))
-        numbers = range(most if rounds is None else min(most, rounds))
-        found += [(wrong_problems, assignment, [number]) for number in numbers]
+        rounds = range(max(map(len, wrong_answers(assignment).values())))
+        found += [(wrong_problems, assignment, [number]) for number in rounds]
     return found
 
 
@@ -88,11 +87,11 @@ def _problems(function, assignment, *arguments) -> list[str]:
         return function(assignment, Path(folder), *arguments)
 
 
-def check(course: Path, rounds: int | None = None, jobs: int | None = None) -> list[str]:
-    """Problems of all masters, releases and wrong answers, or of the first rounds of those."""
+def check(chosen: list[tuple], jobs: int | None = None) -> list[str]:
+    """Problems that these `tasks` find, some at a time."""
     jobs = jobs or os.cpu_count()
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(_problems, *task) for task in tasks(course, rounds)]
+        waiting = [pool.submit(_problems, *task) for task in chosen]
         bar = progress_bar(as_completed(waiting), total=len(waiting), unit="notebook")
         return sorted(problem for done in bar for problem in done.result())
 
@@ -115,7 +114,7 @@ def main(arguments=None) -> int:
             assignment, release / assignment.name, otter / assignment.name / "student"
         )
     ]
-    problems += [] if options.build else check(course, jobs=options.jobs)
+    problems += [] if options.build else check(tasks(course), options.jobs)
     for problem in problems:
         print(problem, file=sys.stderr)
     number = sum(len(w) for a in assignments(course) for w in wrong_answers(a).values())

@@ -81,9 +81,15 @@ def test_there_are_wrong_answers_enough():
     assert sum(len(w) for a in ALL for w in wrong.wrong_answers(a).values()) >= 60
 
 
-def test_masters_get_all_releases_nothing_and_wrong_answers_lose_their_points():
-    """The first wrong answer of every question; `make assignments` grades all of them."""
-    assert build.check(COURSE, rounds=1, jobs=2) == []
+def test_masters_get_all_a_release_nothing_and_wrong_answers_lose_their_points():
+    """All masters, one release, 13 wrong answers; `make assignments` grades all there are."""
+    first = [(wrong.release_problems, ALL[1])]
+    first += [(wrong.wrong_problems, assignment, [0]) for assignment in ALL[:2]]
+    chosen = [
+        task for task in build.tasks(COURSE) if task[0] is wrong.master_problems or task in first
+    ]
+    assert len(chosen) == 8
+    assert build.check(chosen, jobs=2) == []
 
 
 @pytest.fixture(scope="module")

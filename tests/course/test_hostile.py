@@ -129,7 +129,7 @@ def _hand_in(folder, assignment, address):
 
 
 OPTIONS = argparse.Namespace(
-    jobs=2, cell_seconds=6, notebook_seconds=60, memory=2 << 30, force=False
+    jobs=2, cell_seconds=5, notebook_seconds=60, memory=2 << 30, force=False
 )
 
 
@@ -176,8 +176,8 @@ def test_what_was_odd_is_noted(batch, student, note):
 @pytest.mark.parametrize(
     ("student", "told"),
     [
-        ("never-ends", "stopped after 6 s"),
-        ("hangs-in-tests", "stopped after 6 s"),
+        ("never-ends", "stopped after 5 s"),
+        ("hangs-in-tests", "stopped after 5 s"),
         ("exits", "the cell ended the kernel by exit()"),
         ("forks", "more than"),
         ("fills-memory", "MemoryError"),

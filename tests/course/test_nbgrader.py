@@ -71,7 +71,7 @@ def graded(tmp_path_factory, monkeypatch_module):
         folder.mkdir(parents=True)
         nbformat.write(notebook, folder / f"{assignment.name}.ipynb")
     autograde = converter(Autograde, course, assignment.name)
-    autograde.config.Execute.timeout = 6
+    autograde.config.Execute.timeout = 3
     autograde.start()
     converter(GenerateFeedback, course, assignment.name).start()
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
