@@ -4,7 +4,23 @@
 // Maps lie in NHWC order. Only the last result is written to memory; what lies between stands in
 // a buffer in the cache that each thread keeps. Called by native.py.
 
+#include <omp.h>
+
+#include <atomic>
+#include <vector>
+
 #include "program.h"
+
+// Each thread does its own part of the units, whose maps it has in its cache from the step before,
+// and then what others have left of theirs.
+template <class Run> void share(Int units, std::atomic<Int>* taken, Int threads, const Run& run) {
+    const Int own = omp_get_thread_num();
+    for (Int k = 0; k < threads; k++) {
+        const Int owner = (own + k) % threads;
+        const Int first = units * owner / threads, last = units * (owner + 1) / threads;
+        for (Int unit; (unit = first + taken[owner]++) < last;) run(unit);
+    }
+}
 
 extern "C" {
 
@@ -44,6 +60,7 @@ int cpnb_program(const Op* ops, Int count, float* memory, const float* x, float*
     int failed = 0;
     Int bytes = 0;
     for (Int i = 0; i < count; i++) bytes = std::max(bytes, scratch_bytes(ops[i], memory));
+    std::vector<std::atomic<Int>> taken(count * threads);
 #pragma omp parallel num_threads(int(threads)) if (threads > 1)
     {
         bool ready = true;
@@ -56,9 +73,9 @@ int cpnb_program(const Op* ops, Int count, float* memory, const float* x, float*
         }
         for (Int i = 0; i < count; i++) {  // each after the one before, and each shared out
             const Task task(ops[i], memory, x, y);
-#pragma omp for schedule(dynamic, 1)
-            for (Int unit = 0; unit < task.units(); unit++)
-                if (ready) task.run(unit, scratch);
+            share(task.units(), &taken[i * threads], threads,
+                  [&](Int unit) { if (ready) task.run(unit, scratch); });
+#pragma omp barrier
         }
     }
     return failed;
