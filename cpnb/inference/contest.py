@@ -14,7 +14,7 @@ from cpnb.inference.fused.choice import Report
 from cpnb.inference.fused.module import FusedConv
 from cpnb.inference.fused.native import KernelUnavailable
 from cpnb.inference.graph import steps_of
-from cpnb.inference.latency import measure_interleaved
+from cpnb.inference.latency import measure_fastest, measure_interleaved
 from cpnb.inference.runtimes import Run, installed, prepared
 from cpnb.inference.steps import NotTaken, Step
 from cpnb.inference.whole import Whole
@@ -75,6 +75,48 @@ def run_as_a_whole(
         measured.remember(key, {"whole": report.whole, "choice": report.choice})
     if report.choice != LAYERS:
         candidate.forward = Whole(candidate, example.shape, runs[report.choice])
+
+
+def least_milliseconds(
+    models: dict[str, nn.Module], example: Tensor, seconds: float
+) -> dict[str, float]:
+    """Median of each model in the runtime that is fastest for it, PyTorch's two layouts among them.
+
+    Parameters
+    ----------
+    models : dict of str to nn.Module
+    example : Tensor
+        What they take.
+    seconds : float
+        For each contender.
+    """
+    torch_alone = measure_fastest(models, example, warmup=1, seconds=seconds)
+    least = {name: latency.median_ms for name, (_, latency) in torch_alone.items()}
+    runs = {
+        (name, runtime): (_Called(run), example)
+        for name, model in models.items()
+        for runtime, run in _runs(model, example).items()
+    }
+    if runs:
+        for (name, _), latency in measure_interleaved(runs, warmup=1, seconds=seconds).items():
+            least[name] = min(least[name], latency.median_ms)
+    return least
+
+
+def _runs(model: nn.Module, example: Tensor) -> dict[str, Run]:
+    """The model in every runtime that takes it."""
+    found = {}
+    try:
+        steps = _steps(model.eval(), example)
+    except NotTaken:
+        return found
+    for name in rivals():
+        try:
+            found[name] = prepared(name, steps, torch.get_num_threads())
+            found[name](example)
+        except Exception:  # of whatever kind: a runtime that fails is none
+            found.pop(name, None)
+    return found
 
 
 def _steps(model: nn.Module, example: Tensor) -> list[Step]:

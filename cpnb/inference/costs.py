@@ -1,8 +1,9 @@
 """What a layer costs, dense and factored at any rank: multiplies counted, milliseconds measured.
 
-Each layer is timed by itself, on maps of the size that it sees, in the faster memory layout: dense,
-and factored at two ranks with random factors, between and beyond which the time is taken to be a
-straight line in the rank (a fixed part for the layer's calls and the input, a part for each term).
+Each layer is timed by itself, on maps of the size that it sees, in the runtime that is fastest for
+it: dense, and factored at two ranks with random factors, between and beyond which the time is taken
+to be a straight line in the rank (a fixed part for the layer's calls and the input, a part for each
+term).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cpnb.inference.latency import measure_fastest
+from cpnb.inference.contest import least_milliseconds
 from cpnb.inference.shapes import InputSize, factored_multiplies
+from cpnb.layers.copies import copied
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.jaderberg import VerticalHorizontal
 from cpnb.layers.svd import SVDLinear
@@ -31,6 +33,10 @@ class Cost(NamedTuple):
     dense: float
     fixed: float
     each: float
+
+    def scaled(self, factor: float) -> Cost:
+        """All of it times a factor."""
+        return Cost(*(factor * part for part in self))
 
     def __call__(self, rank: int | None) -> float:
         return self.dense if rank is None else self.fixed + self.each * rank
@@ -50,8 +56,7 @@ def milliseconds_cost(module: nn.Module, size: InputSize, ranks: list[int]) -> C
     layers = {"dense": module} | {rank: random_factored(module, rank) for rank in {low, high} - {0}}
     x = torch.randn(size.shape, device=module.weight.device, dtype=module.weight.dtype)
     seconds = SECONDS if ranks else SECONDS / 5  # a layer that stays dense only adds to the sum
-    taken = measure_fastest(layers, x, seconds=seconds)
-    ms = {name: latency.median_ms for name, (_, latency) in taken.items()}
+    ms = least_milliseconds({name: copied(layer) for name, layer in layers.items()}, x, seconds)
     if not ranks:
         return Cost(ms["dense"], math.nan, math.nan)
     each = (ms[high] - ms[low]) / (high - low) if high > low else ms[low] / low
@@ -60,8 +65,8 @@ def milliseconds_cost(module: nn.Module, size: InputSize, ranks: list[int]) -> C
 
 
 def dense_milliseconds(model: nn.Module, example: Tensor) -> float:
-    """Milliseconds of a whole network, in the faster layout."""
-    return measure_fastest({"dense": model}, example, seconds=5 * SECONDS)["dense"][1].median_ms
+    """Milliseconds of a whole network in its fastest runtime."""
+    return least_milliseconds({"dense": copied(model)}, example, 5 * SECONDS)["dense"]
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ class PlannedLayer:
     multiplies : Cost
         Of one sample.
     milliseconds : Cost
-        Of the example's batch, in PyTorch's faster layout, the layer by itself.
+        Of the example's batch, in the fastest runtime, the layer by itself.
     method : str
         As for :func:`cpnb.decompose`; empty where the layer stays dense.
     curve : dict

@@ -56,7 +56,7 @@ def plan(
         Budget: the share of the whole net's multiplies to keep, above 0 and below 1.
     speedup : float
         Budget, instead: how many times faster the whole net is to be on this machine, above 1, by
-        the milliseconds of single layers in PyTorch's faster layout.
+        the milliseconds of single layers, each in the runtime that is fastest for it.
     layers : list of str, optional
         Layers that may be factored; by default all that CP or the SVD suits, but the first.
     progress : bool
@@ -82,10 +82,14 @@ def plan(
     whole = dense_milliseconds(model, example)
     for name in tqdm(found, desc="plan", unit="layer", disable=not progress):
         _measure(model, name, found[name], sizes[name], data)
+    single = sum(layer.milliseconds.dense for layer in found.values())
+    if single > whole:  # by itself a layer takes longer than inside of the network
+        for layer in found.values():
+            layer.milliseconds = layer.milliseconds.scaled(whole / single)
+    counted = sum(layer.multiplies.dense for layer in found.values())
     rest = {
-        "multiplies": count_multiplies(model, example)
-        - sum(x.multiplies.dense for x in found.values()),
-        "milliseconds": max(whole - sum(x.milliseconds.dense for x in found.values()), 0.0),
+        "multiplies": count_multiplies(model, example) - counted,
+        "milliseconds": max(whole - single, 0.0),
     }
     return Plan({}, found, rest).within(multiplies, speedup)
 
