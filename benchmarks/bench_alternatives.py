@@ -16,7 +16,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import openvino
 import torch
 from runtimes import contenders, summary, time_in_turns
 
@@ -136,6 +135,8 @@ def pruned(net, images, plan):
 
 
 def openvino_model(model, example, precision="f32"):
+    import openvino
+
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
@@ -147,6 +148,8 @@ def openvino_model(model, example, precision="f32"):
 
 
 def exported(model, example, folder):
+    import openvino
+
     path = Path(folder) / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -157,6 +160,7 @@ def exported(model, example, folder):
 def int8(model, images, example):
     """Quantised after training: NNCF's default for CPUs, calibrated on the images."""
     import nncf
+    import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         read = exported(model, example, folder)
@@ -170,6 +174,8 @@ def int8(model, images, example):
 
 
 def runner(compiled, example):
+    import openvino
+
     request = compiled.create_infer_request()
     feed = [openvino.Tensor(np.ascontiguousarray(example.numpy()))]
     return lambda: request.infer(feed, share_outputs=True)

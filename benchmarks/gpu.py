@@ -7,6 +7,7 @@ at its end; what it recorded by then stays. The rows lie in results/local and ar
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -39,7 +40,9 @@ SOLVED = ("CharNet conv2", "CharNet conv3", "3×3×256×384")
 
 
 def main():
-    if sys.argv[1:] == ["solver"]:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("step", nargs="?", choices=["solver"], help="the solver's times alone")
+    if parser.parse_args().step == "solver":
         return solver()
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing to do (torch.cuda.is_available() is False)")
