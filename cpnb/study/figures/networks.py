@@ -18,7 +18,7 @@ def error_curves(plan, most: int = 6):
     """
     layers = {name: x for name, x in plan.layers.items() if x.curve}
     steepest = sorted(layers, key=lambda n: -layers[n].loss(min(layers[n].curve)))
-    picked = steepest[: most - 1] + steepest[-1:]
+    picked = [*steepest[: most - 1], *steepest[most - 1 :][-1:]]
     fig, ax = plt.subplots(figsize=(7.5, 4.2))
     for name, color, marker in zip(picked, CYCLE, MARKERS, strict=False):
         layer = layers[name]

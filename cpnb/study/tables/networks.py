@@ -80,7 +80,7 @@ def tuned(rows: list[dict] | None = None) -> Table:
         "drop": ("drop (points)", points),
     }
     lines = [run | {"name": NETS[run["net"]]} for run in runs]
-    empty = to_be_made(".venv/bin/python benchmarks/finetune_compressed.py")
+    empty = to_be_made("CPNB_DATA=... .venv/bin/python benchmarks/finetune_compressed.py resnet20")
     return show(lines, columns, empty, hardware(runs))
 
 

@@ -1,0 +1,61 @@
+"""Tables and figures of whole networks, on rows made for the test."""
+
+import matplotlib.pyplot as plt
+import pytest
+
+from cpnb.inference.costs import Cost
+from cpnb.inference.plan import Plan, PlannedLayer
+from cpnb.study import figures, tables
+
+MACHINE = {
+    "device": "cpu", "cpu": "Some CPU", "simd": "AVX2", "threads": 2, "gpu": None, "commit": "c",
+    "versions": {"torch": "2.11"},
+}  # fmt: skip
+
+
+def row(claim, **columns):
+    return MACHINE | {"claim": claim} | columns
+
+
+def test_the_plan_stands_beside_one_rate_with_the_range_of_the_samples():
+    rows = [
+        row("compress", net="resnet20", factor=2.0, allocation=how, seed=seed, drop=drop,
+            accuracy_dense=0.9, seconds=30)
+        for how, seed, drop in (("plan", 0, 0.01), ("plan", 1, 0.02), ("one rate", 0, 0.04))
+    ]  # fmt: skip
+    told = repr(tables.compressions(rows))
+    assert "ResNet-20" in told and "1.50" in told and "(1.00 to 2.00)" in told and "4.00" in told
+    assert "bench_compress" in repr(tables.compressions([]))
+
+
+def test_fine_tuned_nets_and_alternatives_name_their_figures():
+    tuned = row("compress-finetune", net="resnet20", factor=3.7, seed=0, epochs=5, drop=0.004,
+                accuracy_dense=0.9, accuracy_compressed=0.8, accuracy_finetuned=0.896)  # fmt: skip
+    assert "89.6%" in repr(tables.tuned([tuned]))
+    other = row("alternatives", name="int8 (NNCF)", runtime="OpenVINO", accuracy=0.87, speedup=2.5,
+                multiplies=40e6, ms=1.25, labels="512 images", batch=64)  # fmt: skip
+    told = repr(tables.alternatives([other]))
+    assert "int8 (NNCF)" in told and "2.5×" in told and "batches of 64" in told
+
+
+@pytest.mark.parametrize("column", ["kernel", "channels", "size"])
+def test_layer_speeds_keep_the_newest_of_each_point(column):
+    base = {"kernel": 3, "channels": 32, "size": 8, "batch": 1}
+    rows = [row("layer-speedup", **base, speedup=1.0), row("layer-speedup", **base, speedup=2.0)]
+    rows.append(row("layer-speedup", **base | {column: 7}, speedup=0.5))
+    assert [r["speedup"] for r in tables.layer_speeds(rows)] == [2.0, 0.5]
+
+
+def test_figures_name_their_axes():
+    speeds = [
+        {"kernel": k, "channels": c, "size": s, "speedup": k / 3 * s / 8}
+        for k in (3, 9) for c in (32, 64) for s in (8, 28)
+    ]  # fmt: skip
+    fig = figures.when_it_pays(speeds)
+    assert fig.axes[0].get_ylabel() == "size of the maps" and len(fig.axes) == 2
+    assert {text.get_text() for text in fig.axes[0].texts} == {"1.0×", "3.5×"}
+    layer = PlannedLayer((8, 8, 3, 3), Cost(1000, 0, 10), Cost(1, 0, 0.1), "nls", {5: 0.5, 20: 0.1})
+    fig = figures.error_curves(Plan({}, {"conv2": layer}))
+    assert "nats" in fig.axes[0].get_ylabel()
+    assert fig.axes[0].get_legend_handles_labels()[1] == ["conv2"]
+    plt.close("all")
