@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +16,13 @@ from cpnb.inference.fused.choice import Report
 from cpnb.inference.fused.module import FusedConv
 from cpnb.inference.fused.native import KernelUnavailable
 from cpnb.inference.graph import steps_of
-from cpnb.inference.latency import measure_fastest, measure_interleaved
+from cpnb.inference.latency import measure_fastest
 from cpnb.inference.runtimes import Run, installed, prepared
 from cpnb.inference.steps import NotTaken, Step
 from cpnb.inference.whole import Whole
 
 LAYERS = "layers"
-TURNS = 3  # times as long as a chain's path is measured
+TURNS = 3
 
 
 def rivals() -> list[str]:
@@ -93,13 +95,12 @@ def least_milliseconds(
     torch_alone = measure_fastest(models, example, warmup=1, seconds=seconds)
     least = {name: latency.median_ms for name, (_, latency) in torch_alone.items()}
     runs = {
-        (name, runtime): (_Called(run), example)
+        (name, runtime): run
         for name, model in models.items()
         for runtime, run in _runs(model, example).items()
     }
-    if runs:
-        for (name, _), latency in measure_interleaved(runs, warmup=1, seconds=seconds).items():
-            least[name] = min(least[name], latency.median_ms)
+    for (name, _), taken in _turn(runs, example, seconds).items():
+        least[name] = min(least[name], median(taken))
     return least
 
 
@@ -141,32 +142,42 @@ def _prepared(name: str, steps, example: Tensor, same, report: Report) -> Run | 
     return None
 
 
-class _Called(nn.Module):
-    """A function as a module, to be measured beside others."""
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)
-
-
 def _measured(contenders: dict[str, Run], example: Tensor) -> dict[str, float]:
-    """Milliseconds of each, in turns; of those hopeless from the start, of the first look."""
-    modules = {
-        name: (run if isinstance(run, nn.Module) else _Called(run), example)
+    """Milliseconds of each, the median; of those hopeless from the start, of the first look.
+
+    In turns of several passes, the first of them not timed: threads of the runtime before may
+    still be spinning, and its maps be in the caches.
+    """
+    example = example.clone()
+    looks = _turn(contenders, example, seconds=0.0)
+    limit = choice.HOPELESS * min(map(median, looks.values()))
+    hopeful = {name: run for name, run in contenders.items() if median(looks[name]) <= limit}
+    times = {name: [] for name in hopeful}
+    for _ in range(TURNS):
+        for name, more in _turn(hopeful, example, choice.SECONDS).items():
+            times[name] += more
+    medians = {name: median(taken) for name, taken in times.items()}
+    # What was hopeless stays behind, however slow the machine was at its first look.
+    behind = {name: max(median(ms), *medians.values()) for name, ms in looks.items()}
+    return behind | medians
+
+
+@torch.inference_mode()
+def _turn(contenders: dict[str, Run], example: Tensor, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of three passes or more of each, after two or more that are not timed."""
+    return {
+        name: (_passes(run, example, 2, seconds / 2), _passes(run, example, 3, seconds))[1]
         for name, run in contenders.items()
     }
-    looks = measure_interleaved(modules, warmup=1, runs=3)
-    looks = {name: latency.median_ms for name, latency in looks.items()}
-    limit = choice.HOPELESS * min(looks.values())
-    hopeful = {name: modules[name] for name, ms in looks.items() if ms <= limit}
-    latencies = measure_interleaved(hopeful, warmup=1, seconds=TURNS * choice.SECONDS)
-    medians = {name: latency.median_ms for name, latency in latencies.items()}
-    # What was hopeless stays behind, however slow the machine was at its first look.
-    behind = {name: max(ms, max(medians.values())) for name, ms in looks.items()}
-    return behind | medians
+
+
+def _passes(run: Run, example: Tensor, least: int, seconds: float) -> list[float]:
+    taken, end = [], time.perf_counter() + seconds
+    while len(taken) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        run(example)
+        taken.append((time.perf_counter() - start) * 1e3)
+    return taken
 
 
 def _signature(steps: list[Step]) -> list:

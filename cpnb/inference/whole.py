@@ -31,7 +31,8 @@ class Whole:
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...], run: Run):
         self.model, self.shape, self.threads = model, tuple(shape), torch.get_num_threads()
-        self._made = run, Watch(model), _addresses(model)
+        weights = list(model.parameters())
+        self._made = run, Watch(model), weights, _addresses(weights)
 
     def __call__(self, *args, **kwargs):
         """As the model's own forward."""
@@ -61,10 +62,10 @@ class Whole:
         made = self._made
         if made is None or self.model.training:
             return None
-        run, watch, addresses = made
+        run, watch, weights, addresses = made
         if watch.listened() or watch.trained():
             return None
-        if watch.changed() or _addresses(self.model) != addresses:
+        if watch.changed() or _addresses(weights) != addresses:
             self._made = None
             return None
         return run
@@ -78,6 +79,6 @@ class Whole:
         return self.__dict__ | {"_made": None}  # a runtime cannot be copied
 
 
-def _addresses(model: nn.Module) -> list[int]:
-    """Of the weights: what moves or converts a model gives it others without counting a change."""
-    return [weight.data_ptr() for weight in model.parameters()]
+def _addresses(weights: list[Tensor]) -> list[int]:
+    """Those of weights that are moved or converted change, though nothing counts it."""
+    return [weight.data_ptr() for weight in weights]

@@ -151,9 +151,12 @@ class CPConv2d(ConvStandIn):
             weight_of(part).flatten(1).chunk(self.expand.groups)
             for part in (self.expand, self.reduce, self.vertical, self.horizontal)
         )
-        return torch.cat(
-            [torch.einsum("tr,rs,ri,rj->tsij", *part) for part in zip(*parts, strict=True)]
-        )
+        kernels = []
+        for last, *others in zip(*parts, strict=True):
+            # First without Kt: R S d² numbers, where einsum by itself would write T S R of them.
+            others = torch.einsum("rs,ri,rj->rsij", *others)
+            kernels.append(torch.tensordot(last, others, 1))
+        return torch.cat(kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, H, W) → (N, T, H', W'), as the convolution it replaces."""
