@@ -84,7 +84,7 @@ def test_there_are_wrong_answers_enough():
 def test_masters_get_all_a_release_nothing_and_wrong_answers_lose_their_points():
     """All masters, one release, 13 wrong answers; `make assignments` grades all there are."""
     first = [(wrong.release_problems, ALL[1])]
-    first += [(wrong.wrong_problems, assignment, [0]) for assignment in ALL[:2]]
+    first += [(wrong.wrong_problems, assignment, [0]) for assignment in ALL[1:3]]
     chosen = [
         task for task in build.tasks(COURSE) if task[0] is wrong.master_problems or task in first
     ]
