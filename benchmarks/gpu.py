@@ -1,4 +1,6 @@
-"""All that needs a GPU, in nine minutes: tests, solver, inference, notebook 05. `make gpu`.
+"""All that needs a GPU, in nine minutes: tests, solver, inference, notebook 05.
+
+    make gpu                    # or: python benchmarks/gpu.py
 
 Where there is no CUDA it says so and ends well. Each step has its share of the time and is stopped
 at its end; what it recorded by then stays. The rows lie in results/local and are committed by
