@@ -60,7 +60,7 @@ replicate: $(STAMP) ## the main job: notebooks 00 to 10; an interrupted one is t
 	$(call RECORD_TIME,replicate,$$status); \
 	test $$status = 0 || echo "Not every notebook finished (see above); run the same command again."; \
 	echo "Executed notebooks: $(OUT)/"; \
-	echo "Records of the runs: $(RESULTS)/records.jsonl"; \
+	echo "Records of the runs: $(OUT)/records.jsonl"; \
 	echo "Report: $(patsubst notebooks/%,$(OUT)/%,$(REPORTED))"; \
 	exit $$status
 

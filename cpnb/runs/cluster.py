@@ -166,6 +166,8 @@ class Cluster:
             elif future.status == "error":
                 event = _told(future.exception(timeout=ANSWER))
             else:
+                # Before anything is told: else the point would be sent to the same scheduler again.
+                self._gone = self._gone or time.monotonic()
                 event = {"lost": f"the scheduler at {self._address} was lost"}
         except Exception as error:
             event = {"lost": f"{type(error).__name__}: {error or 'no reason given'}"}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from cpnb.runs.notebooks import Run
-from cpnb.runs.records import recorded, results_path
+from cpnb.runs.records import recorded
 from cpnb.study.selection import lost
 
 
 def record_of(run: Run, claim: str) -> dict:
-    """The newest record in this machine's results that has the parameters of a run.
+    """The newest record beside a run's notebook that has the run's parameters.
 
     Raises
     ------
     LookupError
         If there is none: the run has finished before, and its record is gone.
     """
-    for row in reversed(recorded(results_path(), claim=claim)):
+    for row in reversed(recorded(run.output.parent / "records.jsonl", claim=claim)):
         if all(row["parameters"].get(name) == value for name, value in run.parameters.items()):
             return row
     raise LookupError(f"no record of {run.output}; delete that file and run again")
