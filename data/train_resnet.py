@@ -1,4 +1,4 @@
-"""Train a CIFAR ResNet, or go on with a trained one: the ResNet-20 that ships takes 5 minutes.
+"""Train a CIFAR ResNet, or go on with a trained one (the one that ships: 10 minutes on one core).
 
     python data/train_resnet.py                                             # on drawn characters
     CPNB_DATA=... python data/train_resnet.py --dataset cifar10 --epochs 3 \\
