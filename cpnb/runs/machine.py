@@ -93,6 +93,16 @@ def _version(package: str) -> str | None:
         return None
 
 
+def team_size() -> int:
+    """How many processes were launched to train together (WORLD_SIZE); 1 for one alone."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def leads() -> bool:
+    """Whether this process writes for those launched with it: the first of them, or one alone."""
+    return team_size() == 1 or int(os.environ.get("RANK", 0)) == 0
+
+
 def versions() -> dict:
     """Versions of Python and of the packages that results hang on; none of them is loaded."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from cpnb.runs.jsonl import append, encode, plain, read
-from cpnb.runs.machine import environment
+from cpnb.runs.machine import environment, leads
 from cpnb.runs.overview import load, newest
 from cpnb.runs.places import repository, shipped
 
@@ -63,7 +63,8 @@ def record(claim: str, **values) -> dict:
     dict
         The row, which goes to `results_path()`: at once, or, from a notebook that is run by
         :func:`cpnb.runs.sweep.run_notebook` or a sweep, when that run has finished. Such a row
-        tells its run, the run's parameters, and the name of the executed notebook (output).
+        tells its run, the run's parameters, and the name of the executed notebook (output). Of
+        several processes that train together the first one writes it.
 
     Raises
     ------
@@ -78,7 +79,8 @@ def record(claim: str, **values) -> dict:
     run = own_run()
     about = {name: run[name] for name in ("run", "output", "parameters")} if run else {}
     row = plain({"claim": claim} | environment() | about | values, "row")
-    append(row, run["staged"] if run else results_path())
+    if leads():
+        append(row, run["staged"] if run else results_path())
     return row
 
 

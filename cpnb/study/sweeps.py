@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from cpnb.runs.notebooks import Run
-from cpnb.runs.records import recorded
 from cpnb.study.selection import lost
 
 
-def record_of(run: Run, claim: str) -> dict:
-    """The newest record beside a run's notebook that has the run's parameters.
-
-    Raises
-    ------
-    LookupError
-        If there is none: the run has finished before, and its record is gone.
-    """
-    for row in reversed(recorded(run.output.parent / "records.jsonl", claim=claim)):
-        if all(row["parameters"].get(name) == value for name, value in run.parameters.items()):
-            return row
-    raise LookupError(f"no record of {run.output}; delete that file and run again")
-
-
-def points(rows: list[dict]) -> list[dict]:
-    """Rows as `figures.tradeoff` draws them: drops in percentage points.
+def points(table) -> list[dict]:
+    """Runs as `figures.tradeoff` draws them: drops in percentage points.
 
     Parameters
     ----------
-    rows : list of dict
-        Records of notebook 04.
+    table : pandas.DataFrame
+        Finished runs of notebook 04, as `cpnb.records.load` gives them.
 
     Returns
     -------
@@ -36,11 +20,11 @@ def points(rows: list[dict]) -> list[dict]:
     """
     return [
         {
-            "label": "/".join(map(str, row["ranks"])),
+            "label": f"{row['rank_conv2']}/{row['rank_conv3']}",
             "speedup": row["speedup"],
             "bound": row["bound"],
             "drop_before": lost(row, "decomposed"),
             "drop_after": lost(row),
         }
-        for row in rows
+        for row in table.to_dict("records")
     ]

@@ -31,8 +31,9 @@ ACCEPTED = (
 
 
 def batches(
-    data, batch_size: int, shuffle: bool = False, seed: int = 0, name: str = "loader"
-) -> Iterator[tuple[Tensor, Tensor]]:
+    data, batch_size: int, shuffle: bool = False, seed: int = 0, name: str = "loader",
+    part: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Batches (images, labels) of a data set or a DataLoader; the last one may be smaller.
 
     The order is a function of the seed alone; that of a DataLoader is its own. Empty batches are
@@ -44,6 +45,9 @@ def batches(
         A Dataset, map-style or iterable, or a DataLoader, of what `_parts` reads.
     name : str
         What errors call the data.
+    part : (int, int)
+        The number of this process, from 0, and of all that share each batch. Of a data set only
+        the own share is loaded, of a DataLoader the whole batch.
 
     Yields
     ------
@@ -53,18 +57,23 @@ def batches(
     Raises
     ------
     TypeError, ValueError
-        It is no data set, or gives no images with one class number each.
+        It is no data set, or gives no images with one class number each; or a shuffled batch is
+        smaller than the number of processes.
     """
     tensors = in_memory(data)
     if tensors is not None:
         labels = class_numbers(tensors[1], name)
-        yield from _cut([tensors[0], labels], batch_size, shuffle, seed)
+        yield from _cut([tensors[0], labels], batch_size, shuffle, seed, part)
         return
-    for batch in _loader(data, batch_size, shuffle, seed, name):
+    loader = _loader(data, batch_size, shuffle, seed, name, part)
+    whole = loader is data or isinstance(data, IterableDataset)
+    for batch in loader:
         images, labels = _parts(batch, name)
         labels = class_numbers(labels, name)
         if len(images) != len(labels):
             raise ValueError(f"{name} gives {len(images)} images with {len(labels)} labels")
+        if whole and len(labels):
+            images, labels = (share_of(of, part, even=shuffle) for of in (images, labels))
         if len(labels):
             yield images, labels
 
@@ -171,17 +180,35 @@ def _gives_what_it_holds(data, kind: type) -> bool:
     return all(getattr(type(data), what, None) is getattr(kind, what, None) for what in own)
 
 
-def _cut(tensors: list[Tensor], batch_size: int, shuffle: bool, seed: int) -> Iterator[list]:
+def share_of(rows: Tensor, part: tuple[int, int], even: bool = False) -> Tensor:
+    """Every n-th row from the process's own on; all processes must have one where it is `even`."""
+    rank, size = part
+    if even and len(rows) < size:
+        raise ValueError(
+            f"a batch has {len(rows)} samples for {size} processes; choose another batch_size, so "
+            "that the last one has more, or launch fewer"
+        )
+    return rows if size == 1 else rows[rank::size]
+
+
+def _cut(
+    tensors: list[Tensor], batch_size: int, shuffle: bool, seed: int, part=(0, 1)
+) -> Iterator[list]:
     """Batches of tensors in memory, without touching single samples."""
-    number = len(tensors[0])
-    if not number:
+    if not len(tensors[0]):
         return
     if shuffle:
-        order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+        order = _order(len(tensors[0]), seed)
         for chosen in order.split(batch_size):
+            chosen = share_of(chosen, part, even=True)
             yield [tensor[chosen] for tensor in tensors]
     else:
-        yield from zip(*(tensor.split(batch_size) for tensor in tensors), strict=True)
+        for rows in zip(*(tensor.split(batch_size) for tensor in tensors), strict=True):
+            yield [share_of(tensor, part) for tensor in rows]
+
+
+def _order(number: int, seed: int) -> Tensor:
+    return torch.randperm(number, generator=torch.Generator().manual_seed(seed))
 
 
 def _parts(batch, name: str) -> tuple[Tensor, Tensor | None]:
@@ -210,7 +237,7 @@ def _only(batch: Mapping, keys) -> object | None:
     return found[0] if len(found) == 1 else None
 
 
-def _loader(data, batch_size: int, shuffle: bool, seed: int, name: str) -> DataLoader:
+def _loader(data, batch_size: int, shuffle: bool, seed: int, name: str, part=(0, 1)) -> DataLoader:
     if isinstance(data, DataLoader):
         if data.generator is not None:
             data.generator.manual_seed(seed)  # else a resumed run would shuffle differently
@@ -225,5 +252,6 @@ def _loader(data, batch_size: int, shuffle: bool, seed: int, name: str) -> DataL
         raise TypeError(
             f"{name} must be a Dataset or a DataLoader, got {type(data).__name__}{hint}"
         )
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(data, batch_size, shuffle=shuffle, generator=generator)
+    order = _order(len(data), seed) if shuffle else torch.arange(len(data))
+    shares = [share_of(chosen, part, shuffle).tolist() for chosen in order.split(batch_size)]
+    return DataLoader(data, batch_sampler=[share for share in shares if share])

@@ -1,5 +1,6 @@
 """Loss and accuracy of a classifier."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from numbers import Integral
@@ -8,13 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpnb.runs.machine import team_size
 from cpnb.training.batches import background_of, batches
+from cpnb.training.team import Alone
 
 
 def pick_device() -> torch.device:
-    """The fastest device there is: CUDA, else MPS, else the CPU."""
+    """The fastest device there is: CUDA, else MPS, else the CPU.
+
+    Of several processes that were launched to train together each has a GPU of its own.
+    """
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        own = os.environ.get("LOCAL_RANK") if team_size() > 1 else None
+        return torch.device("cuda" if own is None else f"cuda:{own}")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
@@ -111,12 +118,14 @@ def evaluate(
     background: int | None = None,
     batch_size: int = 256,
     name: str = "loader",
+    team: Alone | None = None,
 ) -> tuple[float, float]:
     """Mean cross-entropy (nats) over all samples, and the accuracy as `accuracy` counts it.
 
     The model is afterwards on the device and in the mode that it was in. Errors call the data by
-    ``name``.
+    ``name``. Of a ``team`` each process evaluates its share of the samples.
     """
+    team = team or Alone()
     loss = correct = counted = seen = 0
 
     def take(logits: Tensor, labels: Tensor) -> None:
@@ -126,21 +135,23 @@ def evaluate(
         hits, number = count_hits(logits, labels, left_out)
         correct, counted, seen = correct + hits, counted + number, seen + len(labels)
 
-    _walk(model, loader, device, batch_size, take, name)
+    _walk(model, loader, device, batch_size, take, name, team.part)
+    loss, correct, counted, seen = team.total(loss, correct, counted, seen)
     _require_samples(seen, counted, name)
     return loss / seen, correct / counted
 
 
 def _walk(
-    model: nn.Module, loader, device, batch_size: int, take: Callable, name: str = "loader"
-) -> None:
+    model: nn.Module, loader, device, batch_size: int, take: Callable, name: str = "loader",
+    part: tuple[int, int] = (0, 1),
+) -> None:  # fmt: skip
     """Hand the model's logits and the labels of each batch to ``take``."""
     home = device_of(model)
     device = torch.device(device) if device is not None else home
     try:
         model.to(device)
         with evaluation_mode(model), torch.inference_mode():
-            for images, labels in batches(loader, batch_size, name=name):
+            for images, labels in batches(loader, batch_size, name=name, part=part):
                 images, labels = images.to(device), labels.to(device)
                 logits = logits_of(model, images, labels, name)
                 if logits.isnan().any():  # the arg-max of NaN is some class all the same

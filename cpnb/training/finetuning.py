@@ -16,6 +16,7 @@ from cpnb.training.evaluation import accuracy, device_of, pick_device
 from cpnb.training.gradients import gradients
 from cpnb.training.loop import History, Run, TrainingError, forked_random_state, frozen
 from cpnb.training.recipe import Recipe
+from cpnb.training.team import device_for, team
 
 __all__ = ["History", "TrainingError", "accuracy", "finetune", "pick_device", "train"]
 
@@ -34,6 +35,12 @@ def train(
     **settings,
 ) -> History:
     """Train `model` in place and return one row of measurements an epoch.
+
+    Under ``accelerate launch`` (Hugging Face Accelerate; extra `accelerate`) the same call trains
+    with several GPUs or machines: each process takes its share of every batch, which is as large
+    as for one; gradients are those of the whole batch, the checkpoint and `on_epoch` are the first
+    process's. Statistics of BatchNorm are those of a process's own share, as in PyTorch's
+    DistributedDataParallel.
 
     Parameters
     ----------
@@ -62,7 +69,7 @@ def train(
         told from other runs by its recipe, its starting weights, the number of batches and, where
         the data are tensors in memory, the first of them.
     device : torch.device or str, optional
-        By default `pick_device()`.
+        By default `pick_device()`; that of the process where several were launched.
     progress : bool
         Show a progress bar.
     **settings
@@ -90,19 +97,21 @@ def train(
     """
     recipe = Recipe.from_settings(epochs, settings)
     home = device_of(model)
-    device = torch.device(device) if device is not None else pick_device()
+    group = team()
+    device = device_for(group, device) or pick_device()
     try:
         with gradients(), frozen(model, recipe.freeze), forked_random_state(device):
-            run = Run(model, loader, recipe, validation, augment, device)
+            run = Run(model, loader, recipe, validation, augment, device, group)
             if checkpoint is not None and Path(checkpoint).expanduser().exists():
                 run.resume(checkpoint)
+            quiet = not (progress and group.leads)
             total, done = epochs * run.steps, run.epoch * run.steps
-            with tqdm(total=total, initial=done, unit="batch", disable=not progress) as bar:
+            with tqdm(total=total, initial=done, unit="batch", disable=quiet) as bar:
                 while not run.finished:
                     row = run.one_epoch(bar)
                     if checkpoint is not None:
                         run.save(checkpoint)
-                    if on_epoch is not None:
+                    if on_epoch is not None and group.leads:
                         on_epoch(dict(row))
             if run.best is not None:
                 model.load_state_dict(run.best)

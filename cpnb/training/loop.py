@@ -1,6 +1,7 @@
 """The training loop behind `finetuning`: one run, epoch by epoch, saved and resumed."""
 
 import contextlib
+import math
 import time
 
 import torch
@@ -18,8 +19,9 @@ from cpnb.training.batches import batches, count_batches
 from cpnb.training.evaluation import background_class, count_hits, evaluate, logits_of
 from cpnb.training.fastconv import fast_convolutions
 from cpnb.training.gradients import recordable, require_trainable
-from cpnb.training.recipe import Recipe
+from cpnb.training.recipe import Recipe, optimizer_for
 from cpnb.training.signature import first_samples, same_signature, signature
+from cpnb.training.team import Alone
 
 History = list[dict]
 
@@ -31,9 +33,10 @@ class TrainingError(RuntimeError):
 class Run:
     """The state of one training run between epochs."""
 
-    def __init__(self, model, loader, recipe: Recipe, validation, augment, device):
+    def __init__(self, model, loader, recipe: Recipe, validation, augment, device, team: Alone):
         self.model, self.loader, self.recipe = model, loader, recipe
         self.validation, self.augment, self.device = validation, augment, device
+        self.team = team
         self._made = (0, None)  # the data that a callable loader made last, and for which epoch
         if recipe.patience is not None and validation is None:
             raise ValueError(f"patience={recipe.patience} needs validation data")
@@ -48,7 +51,8 @@ class Run:
         self.start = signature(list(model.state_dict().values()) + first_samples(data))
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model.to(device, memory_format=self.layout)
-        self.optimizer = _optimizer(model, recipe)
+        self.forward = team.wrapped(model)
+        self.optimizer = optimizer_for(model, recipe)
         self.history: History = []
         self.best: dict[str, Tensor] | None = None
 
@@ -82,10 +86,12 @@ class Run:
         epoch, start = self.epoch + 1, time.perf_counter()
         with fast_convolutions(self.model):
             row = {"epoch": epoch, "seconds": 0.0} | self._pass_over_data(epoch, bar)
+        self.team.align(self.model)
         _require_finite(self.model, epoch, self.recipe)
         if self.validation is not None:
             background, data = self.recipe.background, self.validation
-            loss, share = evaluate(self.model, data, self.device, background, name="validation")
+            loss, share = evaluate(self.model, data, self.device, background, name="validation",
+                                   team=self.team)  # fmt: skip
             row |= {"val_loss": loss, "val_accuracy": share}
         row["seconds"] = time.perf_counter() - start
         self.history.append(row)
@@ -97,10 +103,13 @@ class Run:
         # All randomness of an epoch follows from (seed, epoch): nothing to save for resuming.
         seed = self.recipe.seed * 1_000_003 + epoch
         torch.manual_seed(seed)
-        generator = torch.Generator(self.device).manual_seed(seed)
+        # What is drawn for the images differs between processes, as their shares do.
+        generator = torch.Generator(self.device).manual_seed(seed + 7919 * self.team.rank)
         _train_mode(self.model, self.recipe.freeze)
         loss = correct = counted = seen = 0
-        data = batches(self._data(epoch), self.recipe.batch_size, shuffle=True, seed=seed)
+        data = batches(
+            self._data(epoch), self.recipe.batch_size, shuffle=True, seed=seed, part=self.team.part
+        )
         for step, (images, labels) in enumerate(data):
             layout = self.layout if images.ndim == 4 else torch.contiguous_format
             images = images.to(self.device, memory_format=layout, non_blocking=True)
@@ -108,9 +117,10 @@ class Run:
             images, labels = recordable(images), recordable(labels)
             if self.augment is not None:
                 images = self.augment(images, generator)
-            batch_loss, hits, number = self._step(images, labels, epoch, step)
-            loss, correct = loss + batch_loss * len(labels), correct + hits
-            counted, seen = counted + number, seen + len(labels)
+            found = self._step(images, labels, epoch, step)
+            loss, correct, counted, seen = map(
+                sum, zip((loss, correct, counted, seen), found, strict=True)
+            )
             bar.update()
             bar.set_postfix(self._postfix(epoch, loss / seen), refresh=False)
         if not seen:
@@ -121,28 +131,35 @@ class Run:
             "train_accuracy": correct / max(1, counted),
         }
 
-    def _step(
-        self, images: Tensor, labels: Tensor, epoch: int, step: int
-    ) -> tuple[float, int, int]:
+    def _step(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple:
+        """One step on a batch: its summed loss, hits, samples that count, and all samples.
+
+        Of a team each process has a share of the batch, and all of them get the sums.
+        """
         recipe = self.recipe
         lr = recipe.lr_at((epoch - 1) * self.steps + step, recipe.epochs * self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         logits = self._logits(images, labels)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        if not torch.isfinite(loss):
-            raise self._not_finite(images, loss.item(), epoch, step)
+        left_out = background_class(recipe.background, self._data(epoch), logits.shape[1])
+        hits, counted = count_hits(logits.detach(), labels, left_out)
+        own = len(labels)
+        total, hits, counted, seen = self.team.total(loss.item() * own, hits, counted, own)
+        if not math.isfinite(total):
+            raise self._not_finite(images, total / seen, epoch, step)
         self.optimizer.zero_grad()
-        loss.backward()
+        # The processes' gradients are averaged, whatever their shares: this makes it a mean
+        # over the samples. Exactly 1 for one process alone.
+        (loss * (own * self.team.size / seen)).backward()
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.optimizer.step()
-        left_out = background_class(recipe.background, self._data(epoch), logits.shape[1])
-        return loss.item(), *count_hits(logits.detach(), labels, left_out)
+        return total, hits, counted, seen
 
     def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
         try:
-            return logits_of(self.model, images, labels)
+            return logits_of(self.forward, images, labels)
         except ValueError as error:
             if len(images) > 1 or "more than 1 value per channel" not in str(error):
                 raise
@@ -174,6 +191,11 @@ class Run:
         return postfix
 
     def save(self, path) -> None:
+        if self.team.leads:
+            self._write(path)
+        self.team.wait()
+
+    def _write(self, path) -> None:
         state = {
             "recipe": self._identity(),
             "start": self.start,
@@ -211,20 +233,6 @@ class Run:
                 f"{path} is of another run ({'; '.join(differing)}); use the same settings to "
                 "resume it, or another path, or delete it to start afresh"
             )
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        raise ValueError(f"nothing to train: freeze={recipe.freeze!r} holds every parameter still")
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, recipe.lr)
-    nesterov = recipe.momentum > 0
-    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -125,3 +127,18 @@ _ACCEPTED = {
     "background": (lambda v: v is None or _is_int(v, 0), "None or a class number"),
     "seed": (lambda v: _is_int(v, 0), "an integer of at least 0"),
 }
+
+
+def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser of what the model has to train; biases and norms do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError(f"nothing to train: freeze={recipe.freeze!r} holds every parameter still")
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, recipe.lr)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)

@@ -3,17 +3,20 @@
 Their run at the defaults is nbval's, by `make test`.
 """
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from cpnb.runs.cells import measures_time
 from cpnb.runs.sweep import load_parameters, notebook_parameters, run_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(p for p in FOLDER.glob("[0-9]*.ipynb") if not p.stem.endswith(".failed"))
+TIMES = "measure_|versus|perf_counter|optimize_for_inference|run_grid"  # run_grid: of such ones
 SIZES = ["smoke", "standard", "full"]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -46,7 +49,7 @@ def test_is_committed_executed_from_top_to_bottom(path):
 def test_has_no_metadata_of_a_run(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert set(notebook.metadata) <= {"kernelspec", "language_info", "tags"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.metadata.language_info == {"name": "python"}
     assert all(
@@ -54,6 +57,13 @@ def test_has_no_metadata_of_a_run(path):
     )
     tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
     assert "injected-parameters" not in tags
+
+
+@each_notebook
+def test_runs_alone_on_the_machine_if_it_measures_time(path):
+    """`cpnb.runs.locks.machine` goes by the tag."""
+    source = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    assert measures_time(path) == bool(re.search(TIMES, source))
 
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem < "10"], ids=lambda p: p.stem)

@@ -2,8 +2,7 @@
 
 import pytest
 
-from cpnb.runs.notebooks import Run
-from cpnb.runs.records import append
+from cpnb.runs.records import append, load
 from cpnb.study import sweeps, tables
 
 MACHINE = {
@@ -134,15 +133,11 @@ def test_a_live_table_shows_goodimg_only_where_it_differs():
 # Points of a sweep
 
 
-def test_a_run_of_a_grid_finds_the_newest_record_with_its_parameters(tmp_path, monkeypatch):
-    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
-    for rank, finetuned in ((16, 0.1), (16, 0.88), (64, 0.9)):
-        given = NLS | {"rank_conv2": rank}
+def test_points_of_a_sweep_come_from_its_table(tmp_path):
+    for rank, name, finetuned in ((16, "1", 0.1), (16, "2", 0.88), (64, "3", 0.9)):
+        given = NLS | {"rank_conv2": rank, "rank_conv3": 64}
         row = run(claim="point", parameters=given, finetuned=finetuned, ranks=[rank, 64])
-        append(row, tmp_path / "records.jsonl")
-    found = sweeps.record_of(Run(tmp_path / "n.ipynb", {"rank_conv2": 16}, 1.0, False), "point")
-    (point,) = sweeps.points([found])
-    assert point["label"] == "16/64" and point["bound"] == 9.64
+        append(row | {"run": name, "output": f"n__{rank}.ipynb"}, tmp_path / "records.jsonl")
+    point, other = sweeps.points(load(tmp_path))
+    assert (point["label"], other["label"]) == ("16/64", "64/64") and point["bound"] == 9.64
     assert point["drop_before"] == pytest.approx(3) and point["drop_after"] == pytest.approx(3)
-    with pytest.raises(LookupError, match="no record of .*n.ipynb; delete that file"):
-        sweeps.record_of(Run(tmp_path / "n.ipynb", {"rank_conv2": 32}, 1.0, False), "point")
