@@ -5,6 +5,9 @@ START := $(shell date +%s)
 PY ?= python3.11
 SIZE ?= standard
 RESULTS ?= results/local
+# make TORCH=cpu: wheels of PyTorch without GPU libraries, 1 GB in place of 6 (uv knows where).
+TORCH ?=
+TORCH_BACKEND = $(if $(TORCH),--torch-backend $(TORCH))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +29,7 @@ RECORD_TIME = $(PYTHON) -c 'import sys, time, cpnb; t, s, size, start = sys.argv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help replicate test lab sweep report notebooks assignments bench-inference bench-solver gpu lint clean
+.PHONY: help replicate test lab sweep report notebooks assignments bench-inference bench-solver gpu site lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -47,7 +50,7 @@ $(STAMP): requirements.txt pyproject.toml
 	else \
 		install="$(PYTHON) -m pip install --disable-pip-version-check"; \
 	fi; \
-	$$install -r requirements.txt && $$install --no-deps -e .
+	$$install $(TORCH_BACKEND) -r requirements.txt && $$install --no-deps -e .
 	@rm $(UNFINISHED)
 	@touch $(STAMP)
 
@@ -72,13 +75,13 @@ test: $(STAMP) ## unit tests, every notebook by nbval, and by papermill with tin
 	@$(call RECORD_TIME,test,0)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks $$(test "$$(id -u)" = 0 && echo --allow-root)
 
 sweep: $(STAMP) ## a grid of your own: make sweep NOTEBOOK=notebooks/03_decompose.ipynb GRID="rank=16,32 method=nls,als"
 	@test -n "$(NOTEBOOK)" || { echo 'make sweep NOTEBOOK=notebooks/NAME.ipynb GRID="name=value,value ..."' >&2; exit 2; }
 	$(PYTHON) -m cpnb sweep $(NOTEBOOK) $(if $(GRID),--grid $(GRID)) --out $(RESULTS)/sweep
 
-report: $(STAMP) ## the table of claims from the committed records, into README.md
+report: $(STAMP) ## the claims from the committed records: README's table and figure
 	@$(PYTHON) -m cpnb report --readme
 
 notebooks: $(STAMP) ## execute all notebooks in place at their short size and keep the outputs
@@ -95,6 +98,9 @@ bench-solver: $(STAMP) ## CP solvers side by side, error against seconds (ARGS=-
 
 gpu: $(STAMP) ## where there is CUDA, all that needs it in nine minutes; elsewhere it says so
 	$(PYTHON) benchmarks/gpu.py
+
+site: $(STAMP) ## notebooks, documents and public names as static pages, in site/public
+	$(PYTHON) site/build.py
 
 lint: $(STAMP) ## ruff over module, tests and notebooks
 	$(BIN)/ruff check .

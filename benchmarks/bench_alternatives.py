@@ -29,7 +29,7 @@ def main():
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--weights")
     parser.add_argument("--smaller", help="weights of a ResNet-20 beside a larger one")
-    parser.add_argument("--factor", type=float, default=1.9)
+    parser.add_argument("--factors", type=float, nargs="+", default=[1.9, 3.7])
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
     net = cpnb.load_cifar_resnet(options.depth, options.weights)
@@ -38,8 +38,15 @@ def main():
     images = train.images[torch.randperm(len(train), generator=generator)[:512]]
     example = test.images[:BATCH].contiguous()
 
-    plan = cpnb.plan(net, example, images, multiplies=1 / options.factor)
-    small = cpnb.compress(net, plan, images)
+    plan = cpnb.plan(net, example, images, multiplies=0.9)
+    for factor in options.factors:
+        compare(net, plan.within(1 / factor), images, test, factor, options)
+
+
+def compare(net, plan, images, test, factor, options):
+    """All contenders at one number of multiplies, in one run."""
+    example = test.images[:BATCH].contiguous()
+    small = cpnb.compress(net, plan, torch.cat([images, images.flip(3)]))
     nets = {
         "dense": (net, "–"),
         "CP by the plan": (small, "512 images"),
@@ -57,19 +64,22 @@ def main():
             "multiplies": cpnb.count_multiplies(model, example),
             "labels": needs,
         }
-    for name in ("dense", "CP by the plan"):
-        compiled = int8(nets[name][0], images, example)
-        label = "int8 (NNCF)" if name == "dense" else "CP, then int8 (NNCF)"
-        functions[label, "OpenVINO"] = runner(compiled, example)
-        facts[label] = facts[name] | {"labels": "512 images", "accuracy": scored(compiled, test)}
-    half = openvino_model(net, example, "bf16")
-    functions["bfloat16", "OpenVINO"] = runner(half, example)
+    fast = cpnb.optimize_for_inference(small, example)
+    functions["CP by the plan", "cpnb"] = lambda: fast(example)
+    for name, label in (("dense", "int8"), ("CP by the plan", "CP, then int8")):
+        for runtime, quantise in (("OpenVINO", int8), ("ONNX Runtime", int8_onnx)):
+            infer = quantise(nets[name][0], images, example)
+            about = {"labels": "512 images", "accuracy": scored(infer, test)}
+            functions[f"{label} ({runtime})", runtime] = lambda infer=infer: infer(example.numpy())
+            facts[f"{label} ({runtime})"] = facts[name] | about
+    half = runner(openvino_model(net, example, "bf16"))
+    functions["bfloat16", "OpenVINO"] = lambda: half(example.numpy())
     facts["bfloat16"] = facts["dense"] | {"labels": "nothing", "accuracy": scored(half, test)}
     for row in rows_of(functions, facts, options.seconds):
         print({key: value for key, value in row.items() if key != "latencies"}, flush=True)
         cpnb.record(
             "alternatives", **row, net=f"resnet{options.depth}", batch=BATCH, dataset="cifar10",
-            test_size=len(test), factor=options.factor, method=row["name"],
+            test_size=len(test), factor=factor, method=row["name"],
             parameters=vars(options),
         )  # fmt: skip
 
@@ -170,24 +180,47 @@ def int8(model, images, example):
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        return openvino.Core().compile_model(quantised, "CPU", settings)
+        return runner(openvino.Core().compile_model(quantised, "CPU", settings))
 
 
-def runner(compiled, example):
-    import openvino
+def int8_onnx(model, images, example):
+    """Quantised by ONNX Runtime: signed int8, ranges by the largest value, weights by channel."""
+    import onnxruntime
+    from onnxruntime import quantization
 
+    class Images(quantization.CalibrationDataReader):
+        left = [{"input": batch.numpy()} for batch in images.split(BATCH)]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = str(Path(folder) / "model.onnx")
+        torch.onnx.export(
+            model, (example,), path, dynamo=True, verbose=False, input_names=["input"]
+        )
+        quantization.quant_pre_process(path, path)
+        quantization.quantize_static(path, path, Images(), per_channel=True)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {"input": batch})[0]
+
+
+def runner(compiled):
+    """A function of a batch of the compiled size."""
     request = compiled.create_infer_request()
-    feed = [openvino.Tensor(np.ascontiguousarray(example.numpy()))]
-    return lambda: request.infer(feed, share_outputs=True)
+    return lambda batch: next(iter(request.infer([batch], share_inputs=True).values()))
 
 
-def scored(compiled, test) -> float:
-    """Accuracy of a compiled net with a fixed batch; the few images left over are padded."""
-    request, hits = compiled.create_infer_request(), 0
+def scored(infer, test) -> float:
+    """Accuracy of a net that takes a fixed batch; the few images left over are padded."""
+    hits = 0
     for start in range(0, len(test), BATCH):
         batch, labels = test.images[start : start + BATCH], test.labels[start : start + BATCH]
         full = torch.cat([batch, batch.new_zeros(BATCH - len(batch), *batch.shape[1:])])
-        (output,) = request.infer([full.numpy()]).values()
+        output = infer(full.numpy())
         hits += int((torch.from_numpy(output[: len(batch)]).argmax(1) == labels).sum())
     return hits / len(test)
 

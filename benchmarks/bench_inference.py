@@ -119,7 +119,7 @@ def cases() -> dict:
 
 
 def bench(name: str, dense: nn.Module, ranks: dict, example, threads: int, arguments) -> dict:
-    """One row: all contenders in turns, the bound and the share of it."""
+    """One row: all contenders in turns, the ratio of multiplies and the share of it."""
     torch.set_num_threads(threads)
     small = factored(dense, ranks)
     to = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
@@ -207,7 +207,7 @@ def memory_table() -> dict:
 def table(rows: list[dict]) -> str:
     """The rows as text."""
     head = ["case", "threads", "dense (ms)", "by", "factored (ms)", "by", "ours (ms)", "IQR"]
-    head += ["peers", "ours", "bound", "share"]
+    head += ["peers", "ours", "ratio", "share"]
     lines = [head]
     for r in rows:
         by, latency = r["fastest"], r["latencies"]
@@ -229,7 +229,7 @@ def table(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Speed-up of the best peer and of ours, and the bound, a case a line."""
+    """Speed-up of the best peer and of ours, and the ratio of multiplies, a case a line."""
     figures.use_style()
     fig, ax = plt.subplots(figsize=(9, 1.2 + 0.42 * len(rows)))
     y = np.arange(len(rows))[::-1]
@@ -239,7 +239,7 @@ def draw(rows: list[dict], path: Path) -> None:
                    label="factored, optimised by cpnb")  # fmt: skip
     ax.bar_label(bars, [f"{r['share_of_bound']:.0%} of bound" for r in rows],
                  label_type="center", color="white", fontsize=8)  # fmt: skip
-    ax.plot([r["bound"] for r in rows], y, "d", color=figures.BLACK, label="bound (multiplies)")
+    ax.plot([r["bound"] for r in rows], y, "d", color=figures.BLACK, label="ratio of multiplies")
     labels = [f"{r['case']}, {r['threads']} thread{'s' * (r['threads'] > 1)}" for r in rows]
     ax.set_yticks(y, labels, fontsize=9)
     ax.set(xscale="log", xlabel="speed-up over the fastest dense net of all runtimes (×, log)")

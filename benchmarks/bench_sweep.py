@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/bench_sweep.py            # all parts, about half an hour
     .venv/bin/python benchmarks/bench_sweep.py look table  # some of them
+    CPNB_DATA=... .venv/bin/python benchmarks/bench_sweep.py imagenet
 
 Each part prints its figures beside the goal and records them. The notebook is trivial: one cell of
 parameters, one that prints.
@@ -166,8 +167,26 @@ def table(path: Path, folder: Path, count: int) -> None:
     keep("records loaded and drawn", "5 s", rows=many, seconds=spread(seconds))
 
 
-PARTS = {f.__name__: f for f in (door, bare, side, look, dask, table, starts)}
-COUNTS = {"bare": 20, "side": 100, "look": 100, "dask": 20, "starts": 1000}
+def imagenet(path: Path, folder: Path, count: int) -> None:
+    """Images a second that are decoded, and that AlexNet is trained on; needs CPNB_DATA."""
+    import torch
+
+    test = cpnb.load_dataset("imagenet-sample", "test", size=count)
+    start = time.perf_counter()
+    images = torch.stack([test[n][0] for n in range(len(test))])
+    decoded = len(test) / (time.perf_counter() - start)
+    labels = torch.tensor([test[n][1] for n in range(len(test))])
+    net, layer = cpnb.AlexNet(), "conv2"
+    small = cpnb.decompose(net, {layer: 200}, n_iter_max=1)
+    data = torch.utils.data.TensorDataset(images.repeat(1, 1, 2, 2)[..., :227, :227], labels)
+    (row,) = cpnb.finetune(small, data, 1, batch_size=64, channels_last=True, progress=False)
+    keep("AlexNet on ImageNet's images", "none: for the plan on paper", images=len(test),
+         decoded_a_second=decoded, trained_a_second=len(test) / row["seconds"],
+         threads=torch.get_num_threads())  # fmt: skip
+
+
+PARTS = {f.__name__: f for f in (door, bare, side, look, dask, table, imagenet, starts)}
+COUNTS = {"bare": 20, "side": 100, "look": 100, "dask": 20, "imagenet": 256, "starts": 1000}
 
 
 def main() -> None:

@@ -72,7 +72,11 @@ def test_environment_has_the_pins_of_requirements():
 def test_every_import_is_a_declared_dependency():
     """Of cpnb: what it imports and does not bring itself stands in pyproject.toml."""
     extras = project()["optional-dependencies"]
-    optional = (line for name in ("gpu", "runtimes", "course", "dask") for line in extras[name])
+    optional = (
+        line
+        for name in ("gpu", "runtimes", "course", "dask", "accelerate")
+        for line in extras[name]
+    )
     lines = [*project()["dependencies"], *optional]
     told = {canonicalize_name(Requirement(line).name) for line in lines}
     package_of = {"PIL": "pillow", "yaml": "pyyaml"}
@@ -154,7 +158,7 @@ def test_every_public_name_stays():
 
 def test_tests_stand_in_the_rooms_they_are_of():
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert folders <= set(ROOMS) | {"notebooks", "benchmarks"} and folders >= set(ROOMS)
+    assert folders <= set(ROOMS) | {"notebooks", "benchmarks", "site"} and folders >= set(ROOMS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -5,6 +5,7 @@ records answer it); notebooks take `record`, `tables` and `figures`.
 """
 
 from cpnb.study import figures, tables
+from cpnb.study.intervals import with_interval
 from cpnb.study.recording import fits, record, versus
 
-__all__ = ["figures", "fits", "record", "tables", "versus"]
+__all__ = ["figures", "fits", "record", "tables", "versus", "with_interval"]

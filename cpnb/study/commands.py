@@ -13,6 +13,8 @@ STARTS = (
     "-p train_size 500 -p claim start-survival --grid method=nls,als,greedy lr=0.01,0.05 "
     "seed=0,1,2 (and -p max_degeneracy 0 for the plain NLS)"
 )
+BOUNDS = ".venv/bin/python benchmarks/bench_starts.py bounds"
+PLAIN = ".venv/bin/python benchmarks/bench_starts.py plain"
 ALEXNET = ".venv/bin/python benchmarks/alexnet.py"
 ALEXNET_KERNEL = f"{ALEXNET} kernel --methods nls greedy --seeds 0 1 2 3 4"
 ALEXNET_LATENCY = f"{ALEXNET} latency"

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 YES, NO = "replicated", "not replicated"
+# A verdict names the method that ran: "replicated" is said of the paper's alone.
+OTHER = "replicated by another method"
+ORDER = "order replicated, ratio not"
 NOT_YET = "not tested yet"
 
 
 class Finding(NamedTuple):
-    """What was measured, the verdict, and the runs that both rest on."""
+    """What was measured, the verdict, the runs that both rest on, and the same in a few words."""
 
     here: str
     verdict: str
     runs: list[dict]
+    brief: str = ""  # of ``here``, for README
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Claim:
     find: Callable[[list[dict]], Finding | None]
     command: str = ""
     missing: str = NOT_YET
+    short: str = ""  # its name in README, which shows these alone
 
 
 def counted(number: int, noun: str) -> str:

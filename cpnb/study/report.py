@@ -14,10 +14,11 @@ from pathlib import Path
 from cpnb.runs.places import repository
 from cpnb.runs.records import published_path, recorded
 from cpnb.study.claims import CLAIMS, Claim
+from cpnb.study.findings import Finding
 from cpnb.study.machines import hardware
 
 BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
-MARKS = {"C": "confirmed", "U": "unconfirmed", "A": "arithmetic"}
+MARKS = {"C": "confirmed", "U": "unconfirmed", "A": "arithmetic", "O": "ours"}
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ def lines(rows: list[dict] | None = None) -> list[Line]:
 
 
 def _line(claim: Claim, rows: list[dict]) -> Line:
-    finding = claim.find(rows)
-    here, verdict, runs = finding if finding is not None else ("–", claim.missing, [])
-    paper = f"{claim.paper} ({MARKS[claim.mark]})"
+    found = claim.find(rows) or Finding("–", claim.missing, [])
+    here, verdict, runs, _ = found
+    paper = f"{claim.paper} ({MARKS[claim.mark]})" if claim.mark != "O" else "–"
     command = f"`{claim.command}`" if claim.command else "–"
     return Line(claim.text, paper, here, hardware(runs), verdict, command)
 
@@ -49,8 +50,23 @@ def _line(claim: Claim, rows: list[dict]) -> Line:
 def markdown(rows: list[dict] | None = None) -> str:
     """The table in Markdown."""
     head = ("claim", "the paper", "here", "on", "verdict", "command")
-    table = [head, tuple("---" for _ in head), *(astuple(line) for line in lines(rows))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+    return _table([head, *(astuple(line) for line in lines(rows))])
+
+
+def short(rows: list[dict]) -> str:
+    """The few rows that README shows, in Markdown: of the paper's figures confirmed ones alone."""
+    table = [("claim", "the paper", "here", "verdict")]
+    for claim in CLAIMS:
+        if claim.short:
+            found = claim.find(rows) or Finding("–", claim.missing, [])
+            here = found.brief or found.here
+            table.append((claim.short, claim.paper, here, found.verdict))
+    return _table(table)
+
+
+def _table(lines: list[tuple]) -> str:
+    head, *rest = lines
+    return "\n".join(f"| {' | '.join(c)} |" for c in [head, tuple("---" for _ in head), *rest])
 
 
 def write_readme(path: Path, rows: list[dict] | None = None) -> bool:
@@ -66,7 +82,7 @@ def write_readme(path: Path, rows: list[dict] | None = None) -> bool:
         raise ValueError(f"{path} must hold {BEGIN} and {END} once each")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    new = f"{before}{BEGIN}\n{markdown(rows)}\n{END}{after}"
+    new = f"{before}{BEGIN}\n{short(recorded() if rows is None else rows)}\n{END}{after}"
     if new != text:
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(new, encoding="utf-8")
@@ -87,4 +103,17 @@ def main(arguments=None) -> int:
     print(markdown(rows))
     if options.readme:
         write_readme(repository() / "README.md", rows)
+        draw(repository() / "results" / "figures" / "headline.svg", rows)
     return 0
+
+
+def draw(path: Path, rows: list[dict]) -> None:
+    """Draw README's figure; the file is the same for the same records."""
+    import matplotlib  # here: a report without it is quicker
+
+    matplotlib.use("Agg")
+    from cpnb.study import figures
+
+    figures.use_style()
+    with matplotlib.rc_context({"svg.hashsalt": "cpnb"}):
+        figures.headline(rows).savefig(path, metadata={"Date": None})

@@ -6,8 +6,8 @@ Answered by the records of ``benchmarks/rivals.py`` and ``benchmarks/denton.py``
 from __future__ import annotations
 
 from cpnb.study.commands import DENTON, RIVALS
-from cpnb.study.comparison import CP, NAMES, compared, fastest_within
-from cpnb.study.findings import NO, YES, Claim, Finding, counted
+from cpnb.study.comparison import CP, NAMES, compared, fastest_within, ratio_of, told_ratio
+from cpnb.study.findings import NO, ORDER, OTHER, YES, Claim, Finding, counted
 
 NO_LOSS = 0.1  # points: one or two characters of the test split
 
@@ -15,13 +15,17 @@ NO_LOSS = 0.1  # points: one or two characters of the test split
 def _told(point: dict) -> str:
     return (
         f"{NAMES[point['method']]}, ranks {point['ranks'][0]} and {point['ranks'][1]}: "
-        f"{point['speedup']:.1f}× of a possible {point['bound']:.1f}×, "
-        f"{point['baseline']:.1%} → {point['accuracy']:.1%} (drop {point['drop_after']:.1f} points)"
+        f"{point['speedup']:.1f}× over dense in PyTorch at {point['bound']:.1f} times fewer "
+        f"multiplies, {point['baseline']:.1%} → {point['accuracy']:.1%} "
+        f"(drop {point['drop_after']:.1f} points)"
     )
 
 
-def rival(methods: tuple[str, ...], goal: float, drop: float):
-    """The goal is met by a net that was measured to be so fast and lost no more than that."""
+def rival(methods: tuple[str, ...], goal: float, drop: float, same: str = YES):
+    """The goal is met by a net that was measured to be so fast and lost no more than that.
+
+    ``same`` is the verdict then: another one than YES where our run differs from theirs.
+    """
 
     def finding(rows):
         points = [p for p in compared(rows) if p["method"] in methods]
@@ -37,7 +41,9 @@ def rival(methods: tuple[str, ...], goal: float, drop: float):
         if widest not in (None, best):
             unit = "point" if drop == 1 else "points"
             here += f"; the fastest within {drop:g} {unit}: {widest['speedup']:.1f}×"
-        return Finding(here, YES if best["drop_after"] <= drop else NO, best["runs"])
+        # No seed may lose a point: not the mean alone counts.
+        kept = best["drop_after"] <= drop and best["worst"] <= 1
+        return Finding(here, same if kept else NO, best["runs"])
 
     return finding
 
@@ -56,21 +62,27 @@ def against_the_best_rival(rows):
         return Finding(here, NO, [p["runs"][-1] for p in points])
     ours, theirs = sides.values()
     fast = [fastest_within(side, 1.0, "speedup_optimised") for side in (cp, rivals)]
-    ratios = [
-        one[key] / other[key]
-        for key, (one, other) in {"speedup": (ours, theirs), "speedup_optimised": fast}.items()
-    ]
+    plain = ratio_of(ours, theirs)
     here = (
-        f"Chars74K, {counted(ours['seeds'], 'seed')}: "
-        f"{_told(ours)}; {_told(theirs)}; ratio {ratios[0]:.2f}. With `optimize_for_inference` "
+        f"Chars74K, {counted(ours['seeds'], 'seed')}, nets chosen on the test split: "
+        f"{_told(ours)}; {_told(theirs)}; ratio {told_ratio(plain)}, "
+        f"{counted(len(ours['speedups']), 'repeat')}. With `optimize_for_inference` "
         f"{fast[0]['speedup_optimised']:.1f}× against {fast[1]['speedup_optimised']:.1f}× "
-        f"({NAMES[fast[1]['method']]}), ratio {ratios[1]:.2f}"
+        f"({NAMES[fast[1]['method']]}), ratio {told_ratio(ratio_of(*fast, 'speedups_optimised'))}"
     )
-    verdicts = [YES if ratio > 1 else NO for ratio in ratios]
-    verdict = verdicts[0]
-    if verdicts[0] != verdicts[1]:
-        verdict = f"{verdicts[0]} as PyTorch runs them, {verdicts[1]} optimised"
-    return Finding(here, verdict, [*ours["runs"], *theirs["runs"]])
+    brief = (
+        f"{ours['speedup']:.1f}× (bounded NLS) against {theirs['speedup']:.1f}× "
+        f"({NAMES[theirs['method']]}), both in PyTorch"
+    )
+    return Finding(here, _of_ratio(plain), [*ours["runs"], *theirs["runs"]], brief)
+
+
+def _of_ratio(ratio: tuple[float, float, float]) -> str:
+    """The paper's 8.5 against 4.5 is 1.89; the solver here is the bounded one, not the paper's."""
+    _, least, most = ratio
+    if least <= 1:
+        return f"{NO}: within the noise of timing" if most > 1 else NO
+    return OTHER if most >= 8.5 / 4.5 else f"{ORDER}, by another method"
 
 
 def _counted(rows: list[dict], part: str) -> list[dict]:
@@ -108,8 +120,8 @@ def linear_layers(paper: tuple[float, ...]):
         agree = sum(abs(ours / theirs - 1) < 0.05 for ours, theirs in pairs)
         here = f"{'/'.join(f'{f:.1f}' for f in found)}× fewer weights on {runs[0]['what']}"
         verdict = (
-            f"arithmetic of layer sizes: {agree} of {len(found)} as told, so theirs had other "
-            "sizes; accuracy needs their net and ImageNet"
+            f"{agree} of {len(found)} factors agree with these layer sizes; accuracy needs their "
+            "net and ImageNet"
         )
         if agree == len(found):
             verdict = "arithmetic confirmed; accuracy needs their net and ImageNet"
@@ -122,9 +134,9 @@ SCHEMES = ("jaderberg-2", "jaderberg-1")
 
 RIVAL_CLAIMS = [
     Claim("CharNet at ≤ 1 point: CP against the best rival", "8.5× against 4.5×", "C",
-          against_the_best_rival, RIVALS),
-    Claim("Denton 2014: convolutions", "2× within 1%", "C", rival(("biclustering",), 2.0, 1.0),
-          RIVALS),
+          against_the_best_rival, RIVALS, short="CP against the best rival, at ≤ 1 point"),
+    Claim("Denton 2014: convolutions", "2× within 1%", "C",
+          rival(("biclustering",), 2.0, 1.0, f"{YES}, but all layers were fine-tuned"), RIVALS),
     Claim("Denton 2014: conv1, C′=6", "3×", "U", layer_alone("conv1", 3.0), DENTON),
     Claim("Denton 2014: conv2, G=48, H=2, K=6", "5.3×", "U", layer_alone("conv2", 5.3), DENTON),
     Claim("Denton 2014: FC, K=250/350/250", "13.4/5.8/8.1× fewer weights", "U",

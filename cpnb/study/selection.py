@@ -30,7 +30,7 @@ def start(row: dict) -> str:
     if method != "nls":
         return {"als": "ALS", "greedy": "greedy, term by term"}.get(method, method)
     bound = setting(row, "max_degeneracy", 10.0)
-    return f"NLS, degeneracy ≤\u00a0{bound:g}" if bound else "NLS, plain (the paper's)"
+    return f"NLS, bounded (≤\u00a0{bound:g})" if bound else "NLS, plain (the paper's)"
 
 
 def pipeline_runs(rows: list[dict] | None, ranks: dict = RANKS_64, **wanted) -> list[dict]:
@@ -50,3 +50,26 @@ def lost(run: dict, stage: str = "finetuned") -> float:
 def characters(run: dict) -> str:
     """The data set of a run, in a word before "characters"."""
     return CHARACTERS.get(run["dataset"], run["dataset"])
+
+
+def newest_code(rows: list[dict], *keys: str) -> list[dict]:
+    """Of the rows that agree in `keys`, those recorded by the newest commit among them."""
+    newest = {_key(row, keys): row["commit"] for row in rows}
+    return [row for row in rows if row["commit"] == newest[_key(row, keys)]]
+
+
+def newest(rows: list[dict], *keys: str) -> list[dict]:
+    """Of the rows that agree in `keys`, the last one."""
+    return list({_key(row, keys): row for row in rows}.values())
+
+
+def grouped(rows: list[dict], *keys: str) -> list[list[dict]]:
+    """Rows that agree in `keys`, together, in order of appearance."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(_key(row, keys), []).append(row)
+    return list(groups.values())
+
+
+def _key(row: dict, keys) -> tuple:
+    return tuple(str(row.get(key)) for key in keys)

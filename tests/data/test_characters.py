@@ -17,6 +17,7 @@ from cpnb.data.characters import (
     hash_split,
     load_dataset,
 )
+from cpnb.runs.places import repository
 
 SPLITS = ("train", "validation", "test")
 
@@ -293,3 +294,11 @@ def test_emnist_sample_is_seeded(emnist_root):
 def test_emnist_absent_says_how_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="EMNIST not found.*download=True"):
         load_dataset("emnist", "train", tmp_path)
+
+
+def test_the_listed_test_files_are_those_that_the_names_hash_to():
+    """`data/chars74k-test.txt`, by which another copy of Chars74K is compared with ours."""
+    names = (repository() / "data" / "chars74k-test.txt").read_text().split()
+    assert len(names) == len(set(names)) == 1510
+    assert {hash_split(name.rpartition("/")[2]) for name in names} == {"test"}
+    assert sum(name.startswith("GoodImg/") for name in names) == 956

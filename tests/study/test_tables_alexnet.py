@@ -75,14 +75,14 @@ def test_seeds_of_a_fit_stand_together_and_older_code_is_left_out():
     table = tables.alexnet_kernels(rows)
     assert lines(table) == [
         ["100", "ALS", "0.5000", "10.0", "2.0", "5.90×", "1"],
-        ["140", "NLS, degeneracy ≤ 10", "0.5500 (0.5200 to 0.5800)", "10.0", "2.0", "5.90×", "2"],
+        ["140", "NLS, bounded (≤ 10)", "0.5500 (0.5200 to 0.5800)", "10.0", "2.0", "5.90×", "2"],
         ["140", "greedy, term by term", "0.6000", "10.0", "2.0", "5.90×", "1"],
-        ["140", "NLS, degeneracy ≤ 10, block-diagonal", "0.5000", "10.0", "2.0", "5.93×", "1"],
+        ["140", "NLS, bounded (≤ 10), block-diagonal", "0.5000", "10.0", "2.0", "5.93×", "1"],
     ]
     assert table.caption.startswith("50 steps or sweeps; mean and range of the seeds")
     left, right = drawn.alexnet_kernels(rows).axes
     curves = {line.get_label(): line.get_xydata().tolist() for line in left.get_lines()}
-    assert curves["NLS, degeneracy ≤ 10"] == [[140, pytest.approx(0.55)]]
+    assert curves["NLS, bounded (≤ 10)"] == [[140, pytest.approx(0.55)]]
     assert "degeneracy" in right.get_ylabel() and right.get_yscale() == "log"
 
 

@@ -48,7 +48,7 @@ def test_the_newest_code_counts_at_each_rank():
     rows = [fit("nls", 16, commit="old"), fit("als", 16, commit="old")]
     rows += [fit("nls", commit="old", seed=1), fit("greedy", commit="old"), fit("als")]
     told = [(line["rank R"], line["method"]) for line in lines(tables.decompositions(rows=rows))]
-    assert told == [("16", "NLS, degeneracy ≤ 10"), ("16", "ALS"), ("64", "ALS")]
+    assert told == [("16", "NLS, bounded (≤ 10)"), ("16", "ALS"), ("64", "ALS")]
 
 
 def test_layer_rank_and_data_set_choose():

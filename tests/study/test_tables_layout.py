@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from cpnb.study.selection import grouped, newest, newest_code
 from cpnb.study.tables import layout
-from cpnb.study.tables.layout import grouped, newest, newest_code, show, spread, together
+from cpnb.study.tables.layout import show, spread, together
 
 COLUMNS = {
     "method": ("method", "{}"),

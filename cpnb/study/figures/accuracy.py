@@ -107,12 +107,14 @@ def tradeoff(
     )
     left.legend(fontsize=9, loc="lower right")
     top = max(r["bound"] for r in rows) * 1.05
-    right.plot([0, top], [0, top], color=BLACK, lw=1, ls=":", label="measured = bound")
+    right.plot([0, top], [0, top], color=BLACK, lw=1, ls=":", label="speed-up = ratio")
     right.plot([r["bound"] for r in rows], [r["speedup"] for r in rows], "o", color=BLUE)
     if paper:
         right.axhline(paper["speedup"], color=RED, lw=1, ls="--", label=paper["label"])
     right.set(
-        xlabel="bound: ratio of multiplies (×)", ylabel="measured speed-up (×)", ylim=(0, None)
+        xlabel="ratio of multiplies, dense over factored (×)",
+        ylabel="measured speed-up (×)",
+        ylim=(0, None),
     )
     right.legend(fontsize=9)
     fig.suptitle(title)

@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 from cpnb.study.commands import ALEXNET_KERNEL, ALEXNET_LATENCY, SQUEEZENET
 from cpnb.study.figures.decomposition import lines_by_rank
 from cpnb.study.figures.style import BLUE, CYCLE, GREEN, MARKERS, rank_axis
+from cpnb.study.selection import grouped
 from cpnb.study.tables.alexnet import kernel_fits, layer_latencies, squeezed
-from cpnb.study.tables.layout import grouped, to_be_made
+from cpnb.study.tables.layout import to_be_made
 
 IN_EACH_GROUP = "rank R in each group"
 
@@ -52,7 +53,7 @@ def alexnet_kernels(rows: list[dict] | None = None):
 
 
 def alexnet_speedups(rows: list[dict] | None = None):
-    """Speed-up of the real conv2 by rank, beside the bound; the largest batch that was timed."""
+    """Speed-up of the real conv2 by rank beside the ratio of multiplies; the largest batch."""
     runs = layer_latencies(rows)
     if not runs:
         return nothing(ALEXNET_LATENCY)
@@ -61,7 +62,7 @@ def alexnet_speedups(rows: list[dict] | None = None):
     series = {
         label: {run["rank"]: run[key] for run in runs}
         for key, label in (
-            ("bound", "bound: ratio of multiplies"),
+            ("bound", "ratio of multiplies"),
             ("speedup_optimised", "optimised"),
             ("speedup", "factored"),
         )

@@ -9,11 +9,11 @@ from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREY, MARKERS
 
 
 def measured_beside_bound(rows: list[dict], title: str = ""):
-    """Bars of measured speed-up beside its arithmetic bound; rows: label, speedup, bound."""
+    """Bars of measured speed-up beside the ratio of multiplies; rows: label, speedup, bound."""
     fig, ax = plt.subplots(figsize=(max(5.0, 1.3 * len(rows) + 2), 3.8))
     x = np.arange(len(rows))
     groups = (
-        ("bound", "bound (ratio of multiplies)", GREY, -0.2),
+        ("bound", "ratio of multiplies", GREY, -0.2),
         ("speedup", "measured", BLUE, 0.2),
     )
     for key, label, color, shift in groups:

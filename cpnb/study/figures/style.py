@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 # Okabe and Ito's palette: told apart by readers with any kind of colour vision.
@@ -14,6 +15,7 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 
 def use_style() -> None:
     """Set the notebooks' look: readable at half size, no frame on top and right, a light grid."""
+    _tell_in_words()
     plt.rcParams.update(
         {
             "figure.dpi": 110,
@@ -28,6 +30,35 @@ def use_style() -> None:
             "figure.constrained_layout.use": True,
         }
     )
+
+
+def _tell_in_words() -> None:
+    """In a notebook, keep a text beside each figure for those who do not see it (alt)."""
+    from IPython import get_ipython  # here: figures are drawn without it, too
+
+    shell = get_ipython()
+    if shell is not None:
+        plt.close(plt.figure())  # loads the backend, which sets a formatter of its own
+        shell.display_formatter.formatters["image/png"].for_type(Figure, _png_and_words)
+
+
+def _png_and_words(figure: Figure) -> tuple[str, dict]:
+    from IPython.core.pylabtools import print_figure
+
+    return print_figure(figure, "png", base64=True, bbox_inches="tight"), {"alt": in_words(figure)}
+
+
+def in_words(figure: Figure) -> str:
+    """What a figure shows: its titles, the axes with their units, and what is drawn in them."""
+    told = [figure.get_suptitle()]
+    for ax in figure.axes:
+        shown = ax.get_legend_handles_labels()[1]
+        axes = [t for t in (ax.get_ylabel(), ax.get_xlabel()) if t]
+        told.append(ax.get_title() or ax.get_title(loc="left"))
+        told += [" against ".join(axes)] if axes else []
+        told += [f"shown: {', '.join(shown)}"] if shown else []
+    words = "; ".join(" ".join(text.split()) for text in dict.fromkeys(told) if text)
+    return words or "a picture without axes"
 
 
 def rank_axis(ax, ranks) -> None:

@@ -20,7 +20,6 @@ from cpnb.study.tables.finetuning import (
     conv1_too,
     finetuning,
     fitted,
-    learning_rates,
     own_runs,
     seeds,
 )
@@ -44,6 +43,7 @@ from cpnb.study.tables.speed import (
     speedups,
     stages,
 )
+from cpnb.study.tables.starts import learning_rates, plain_starts
 from cpnb.study.tables.training import training
 
 __all__ = [
@@ -51,7 +51,8 @@ __all__ = [
     "percent", "points", "rounded", "show", "spread", "times",
     "decompositions", "multiplies", "solver_errors", "solver_results", "solver_seconds",
     "solver_starts", "training",
-    "accuracies", "conv1_too", "finetuning", "fitted", "learning_rates", "own_runs", "seeds",
+    "accuracies", "conv1_too", "finetuning", "fitted", "learning_rates", "own_runs",
+    "plain_starts", "seeds",
     "bounds", "compared", "inference", "latencies", "processors", "speedups", "stages",
     "alexnet_finetuning", "alexnet_kernels", "alexnet_latencies", "alexnet_rates",
     "alexnet_runtimes", "squeezenet", "KERNEL_FITS", "TOP_K",

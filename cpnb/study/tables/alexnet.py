@@ -10,15 +10,12 @@ from cpnb.study.commands import (
     SQUEEZENET,
 )
 from cpnb.study.machines import hardware, machine
-from cpnb.study.selection import chosen, lost
+from cpnb.study.selection import chosen, grouped, lost, newest, newest_code
 from cpnb.study.tables.finetuning import averaged
 from cpnb.study.tables.kernels import SOLVERS
 from cpnb.study.tables.layout import (
     Format,
     Table,
-    grouped,
-    newest,
-    newest_code,
     percent,
     rounded,
     show,
@@ -55,7 +52,7 @@ TOP_K = {
     "top5_dense": ("top-5, dense", percent),
     "top5_decomposed": ("top-5, decomposed", percent),
     "top5_finetuned": ("top-5, fine-tuned", percent),
-    "bound": ("bound", "{:.2f}×"),
+    "bound": ("fewer multiplies", "{:.2f}×"),
     "speedup_optimised": ("speed-up, optimised", times),
 }  # of the nets that 07 tries on given images
 
@@ -99,7 +96,7 @@ def alexnet_kernels(rows: list[dict] | None = None) -> Table:
         "rel_error": ("relative error", _mean("{:.4f}".format)),
         "degeneracy": ("degeneracy", _mean(rounded)),
         "seconds": ("seconds", "{:.1f}"),
-        "bound": ("bound", "{:.2f}×"),
+        "bound": ("fewer multiplies", "{:.2f}×"),
         "seeds": ("seeds", "{}"),
     }
     steps = f"{runs[0]['n_iter_max']} steps or sweeps; " if runs else ""
@@ -148,7 +145,7 @@ def alexnet_latencies(rows: list[dict] | None = None) -> Table:
         "dense": ("dense (ms)", rounded),
         "speedup": ("speed-up, factored", "{:.2f}×"),
         "speedup_optimised": ("speed-up, optimised", "{:.2f}×"),
-        "bound": ("bound", "{:.2f}×"),
+        "bound": ("fewer multiplies", "{:.2f}×"),
     }
     if len({line["on"] for line in lines}) > 1:  # else the caption tells it
         columns["on"] = ("on", "{}")

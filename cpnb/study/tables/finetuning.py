@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from statistics import mean, median
+from statistics import mean
 
 from torch import nn
 
 from cpnb.runs.records import recorded, results_path
-from cpnb.study.commands import LOWER, REPLICATE, RUN_04, STARTS
-from cpnb.study.findings import counted
+from cpnb.study.commands import LOWER, REPLICATE, RUN_04
 from cpnb.study.machines import hardware
 from cpnb.study.recording import fits
-from cpnb.study.selection import characters, chosen, lost, pipeline_runs, ranks_of, setting, start
+from cpnb.study.selection import (
+    characters,
+    chosen,
+    grouped,
+    lost,
+    newest,
+    pipeline_runs,
+    ranks_of,
+    setting,
+    start,
+)
 from cpnb.study.tables.layout import (
     NOTHING,
     Format,
     Table,
-    grouped,
-    newest,
     percent,
     rounded,
     show,
     spread,
     times,
     to_be_made,
-    together,
 )
 
 STAGES = {"baseline": "baseline", "decomposed": "decomposed", "finetuned": "fine-tuned"}
 # Of one net of a rank sweep, as `cpnb.study.sweeps.points` makes them.
 SWEEP_POINTS = {
     "label": ("ranks of conv2/conv3", "{}"),
-    "bound": ("bound", "{:.2f}×"),
+    "bound": ("fewer multiplies", "{:.2f}×"),
     "speedup": ("measured speed-up", "{:.2f}×"),
     "drop_before": ("drop before fine-tuning (points)", "{:.1f}"),
     "drop_after": ("after", "{:.1f}"),
@@ -116,7 +122,7 @@ def _told_of_the_pipeline() -> dict:
             [lost(run) for run in runs], "{:.2f}".format
         ),
         "speed-up, batch of 64": lambda runs: spread([run["speedup"] for run in runs]),
-        "bound": lambda runs: spread([run["bound"] for run in runs]),
+        "fewer multiplies": lambda runs: spread([run["bound"] for run in runs]),
         "test characters": lambda runs: spread([run["test_size"] for run in runs], "{:,.0f}"),
         "seeds": lambda runs: str(len(runs)),
     }
@@ -149,7 +155,7 @@ def conv1_too(rows: list[dict] | None = None) -> Table:
         "conv2": ("R of conv2", "{}"),
         "conv3": ("R of conv3", "{}"),
         "conv1": ("R of conv1, fitted to", "{}"),
-        "bound": ("bound", "{:.2f}×"),
+        "bound": ("fewer multiplies", "{:.2f}×"),
         "lr": ("learning rate", "{:g}"),
         "split": ("measured on", "{}"),
         "drop": ("drop (points)", "{}"),
@@ -164,40 +170,6 @@ def _of_conv1(run: dict) -> dict:
     fitted = "its patches" if setting(run, "fit_images", 0) else "its kernel"
     told = f"{ranks['conv1']}, {fitted}" if ranks["conv1"] else "dense"
     return ranks | {"conv1": told, "lr": setting(run, "lr"), "split": setting(run, "split", "test")}
-
-
-def learning_rates(rows: list[dict] | None = None) -> Table:
-    """Which start survives one short epoch a layer at a larger learning rate.
-
-    Parameters
-    ----------
-    rows : list of dict, optional
-        Records; the committed ones by default. Of each start, rate and seed the newest run counts.
-    """
-    runs = [
-        run | {"start": start(run), "lr": setting(run, "lr"), "degeneracy": run["degeneracy"][0]}
-        for run in chosen(rows, claim="start-survival")
-    ]
-    runs = newest(runs, "start", "lr", "seed")
-    rates = sorted({run["lr"] for run in runs})
-    lines = []
-    for group in grouped(runs, "start"):
-        line = {"start": group[0]["start"]} | together(group, "accuracy_decomposed")
-        line["degeneracy"] = median(run["degeneracy"] for run in group)
-        for rate in rates:
-            found = [run["accuracy_finetuned"] for run in group if run["lr"] == rate]
-            line[rate] = (
-                f"{spread(found, percent)}, {counted(len(found), 'run')}" if found else NOTHING
-            )
-        lines.append(line)
-    columns = {
-        "start": ("start", "{}"),
-        "degeneracy": ("degeneracy of conv2", rounded),
-        "accuracy_decomposed": ("accuracy, decomposed", percent),
-    }
-    columns |= {rate: (f"fine-tuned, learning rate {rate:g}", "{}") for rate in rates}
-    caption = "Median and range; CharNet on Chars74K's test split, ranks 64 and 64"
-    return show(lines, columns, to_be_made(STARTS), caption)
 
 
 def seeds(rows: list[dict] | None = None) -> Table:
@@ -216,7 +188,7 @@ def seeds(rows: list[dict] | None = None) -> Table:
         "speedup": ("speed-up", times),
     }
     bound = spread([run["bound"] for run in runs], "{:.2f}×")
-    return show(runs, columns, to_be_made(RUN_04), f"Bound {bound}; {hardware(runs)}")
+    return show(runs, columns, to_be_made(RUN_04), f"{bound} fewer multiplies; {hardware(runs)}")
 
 
 def own_runs(rows: list[dict] | None = None, most: int = 25) -> Table:
@@ -238,7 +210,7 @@ def own_runs(rows: list[dict] | None = None, most: int = 25) -> Table:
             "characters": characters(run),
             "start": start(run),
             "ranks": ", ".join(map(str, run["ranks"])),
-            "gain": f"{times(run['speedup'])} of {times(run['bound'])}",
+            "gain": f"{times(run['speedup'])}, {times(run['bound'])}",
         }
         for run in runs
     ]
@@ -249,6 +221,6 @@ def own_runs(rows: list[dict] | None = None, most: int = 25) -> Table:
         "ranks": ("ranks", "{}"),
         "seed": ("seed", "{}"),
         **ACCURACIES,
-        "gain": ("speed-up, of the bound", "{}"),
+        "gain": ("speed-up, and fewer multiplies", "{}"),
     }
     return show(lines, columns, to_be_made(REPLICATE), hardware(runs))

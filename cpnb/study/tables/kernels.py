@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from cpnb.study.commands import RUN_03
 from cpnb.study.machines import hardware
-from cpnb.study.selection import chosen
-from cpnb.study.tables.layout import (
-    Table,
-    grouped,
-    newest,
-    newest_code,
-    percent,
-    rounded,
-    show,
-    to_be_made,
-    together,
-)
+from cpnb.study.selection import chosen, grouped, newest, newest_code
+from cpnb.study.tables.layout import Table, percent, rounded, show, to_be_made, together
 
 SOLVERS = {
-    "nls": "NLS, degeneracy ≤ 10",
+    "nls": "NLS, bounded (≤ 10)",
     "nls-plain": "NLS, plain (the paper's)",
     "als": "ALS",
     "greedy": "greedy, term by term",

@@ -119,29 +119,6 @@ def to_be_made(command: str) -> str:
     return f"nothing recorded yet; this records it: {command}"
 
 
-def newest_code(rows: list[dict], *keys: str) -> list[dict]:
-    """Of the rows that agree in `keys`, those recorded by the newest commit among them."""
-    newest = {_key(row, keys): row["commit"] for row in rows}
-    return [row for row in rows if row["commit"] == newest[_key(row, keys)]]
-
-
-def newest(rows: list[dict], *keys: str) -> list[dict]:
-    """Of the rows that agree in `keys`, the last one."""
-    return list({_key(row, keys): row for row in rows}.values())
-
-
-def grouped(rows: list[dict], *keys: str) -> list[list[dict]]:
-    """Rows that agree in `keys`, together, in order of appearance."""
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(_key(row, keys), []).append(row)
-    return list(groups.values())
-
-
 def together(runs: list[dict], *keys: str) -> dict:
     """The values that some runs have in `keys`, as lists for `show`."""
     return {key: [run.get(key) for run in runs] for key in keys}
-
-
-def _key(row: dict, keys) -> tuple:
-    return tuple(str(row.get(key)) for key in keys)

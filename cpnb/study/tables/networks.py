@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from cpnb.study.machines import hardware
-from cpnb.study.selection import chosen
+from cpnb.study.selection import chosen, grouped, newest, newest_code
 from cpnb.study.tables.layout import (
     Table,
-    grouped,
-    newest,
-    newest_code,
     percent,
     points,
     rounded,
@@ -93,9 +90,14 @@ def layer_speeds(rows: list[dict] | None = None) -> list[dict]:
 
 def alternatives(rows: list[dict] | None = None) -> Table:
     """What else one could do with the same net: quantise, prune, take a smaller one."""
-    runs = newest(newest_code(chosen(rows, claim="alternatives")), "name")
+    runs = newest(newest_code(chosen(rows, claim="alternatives")), "name", "factor")
+    # What does not hang on the number of multiplies is told once.
+    by_factor = [("CP" in run["name"] or "same" in run["name"]) * run["factor"] for run in runs]
+    runs = [run | {"factor": factor} for run, factor in zip(runs, by_factor, strict=True)]
+    runs = newest(runs, "name", "factor")
     columns = {
         "name": ("net", "{}"),
+        "factor": ("fewer multiplies", lambda factor: times(factor) if factor else "–"),
         "runtime": ("runtime", "{}"),
         "accuracy": ("accuracy", percent),
         "multiplies": ("multiplies an image (million)", lambda n: rounded(n / 1e6)),

@@ -37,7 +37,7 @@ RIVAL_NETS = {
     "method": ("method", NAMES.get),
     "ranks": ("ranks of conv2, conv3", _ranks),
     "rel_error": ("relative errors", "{}"),
-    "bound": ("bound", times),
+    "bound": ("fewer multiplies", times),
     "speedup": ("speed-up", times),
     "drop_before": ("drop before (points)", "{:.1f}"),
     "drop_after": ("drop after (points)", "{:.1f}"),
@@ -90,7 +90,7 @@ def rivals_at_like_multiplies(ranks: list[int], rows: list[dict] | None = None) 
     points = compared(chosen(rows))
     like = like_multiplies(points, ranks)
     lines = [_line(point) | {"share": point["speedup"] / point["bound"]} for point in like]
-    columns = RECORDED | {"share": ("share of the bound", "{:.0%}")}
+    columns = RECORDED | {"share": ("of that ratio", "{:.0%}")}
     return show(lines, columns, to_be_made(RIVALS), conditions(like))
 
 

@@ -6,16 +6,8 @@ import math
 from statistics import mean, median
 
 from cpnb.study.machines import hardware
-from cpnb.study.selection import chosen
-from cpnb.study.tables.layout import (
-    NOTHING,
-    Table,
-    grouped,
-    newest,
-    newest_code,
-    show,
-    to_be_made,
-)
+from cpnb.study.selection import chosen, grouped, newest, newest_code
+from cpnb.study.tables.layout import NOTHING, Table, show, to_be_made
 
 PLAIN, BOUNDED, ALS = "cpnb, plain", "cpnb, stable", "cpnb ALS"
 OWN = (PLAIN, BOUNDED, ALS)

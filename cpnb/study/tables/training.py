@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from cpnb.study.commands import RUN_02
 from cpnb.study.machines import hardware
-from cpnb.study.selection import chosen
-from cpnb.study.tables.layout import (
-    Table,
-    newest,
-    newest_code,
-    percent,
-    show,
-    to_be_made,
-    together,
-)
+from cpnb.study.selection import chosen, newest, newest_code
+from cpnb.study.tables.layout import Table, percent, show, to_be_made, together
 
 COLUMNS = {
     "accuracy": ("accuracy", percent),

@@ -1,0 +1,67 @@
+"""What this package does that the paper did not try: figures of ours, beside the paper's claims."""
+
+from __future__ import annotations
+
+from statistics import mean, median
+
+from cpnb.study.findings import Claim, Finding, counted
+from cpnb.study.selection import chosen, newest, newest_code
+
+MEASURED = "measured, not a claim of the paper"
+
+
+def compressed(net: str, factor: float):
+    """A whole network fitted to images without labels, before any training."""
+
+    def finding(rows):
+        runs = newest(
+            [r for r in chosen(rows, claim="compress", net=net, allocation="plan")
+             if r["factor"] == factor], "seed",
+        )  # fmt: skip
+        if not runs:
+            return None
+        drops = [100 * r["drop"] for r in runs]
+        ranged = f", {min(drops):.2f} to {max(drops):.2f}" if len(runs) > 1 else ""
+        here = (
+            f"{runs[0]['accuracy_dense']:.1%} → {mean(r['accuracy'] for r in runs):.1%} at "
+            f"{factor} times fewer multiplies: drop {mean(drops):.2f} points "
+            f"({counted(len(runs), 'sample')} of {runs[0]['images']} images{ranged}), fitted in "
+            f"{median(r['seconds'] for r in runs):.0f} s; CIFAR-10, JPEG copy"
+        )
+        brief = f"drop {mean(drops):.2f} points ({counted(len(runs), 'sample')} of 512 images)"
+        return Finding(here, MEASURED, runs, brief)
+
+    return finding
+
+
+def fastest(case: str):
+    """A whole network in its fastest runtime, dense and factored."""
+
+    def finding(rows):
+        runs = newest_code(chosen(rows, claim="inference", case=case, device="cpu", threads=2))
+        if not runs:
+            return None
+        each, peers = ([r[key] for r in runs] for key in ("speedup", "speedup_of_peers"))
+        ranged = f" ({len(runs)} runs, {min(each):.2f} to {max(each):.2f}×)" if each[1:] else ""
+        here = (
+            f"{median(each):.1f}×{ranged} over the fastest dense net of all runtimes, at "
+            f"{runs[-1]['bound']:.2f} times fewer multiplies; the best of the others on the "
+            f"factored net: {median(peers):.1f}×"
+        )
+        return Finding(here, MEASURED, runs)
+
+    return finding
+
+
+COMPRESS = "CPNB_DATA=... .venv/bin/python benchmarks/bench_compress.py resnet20 --seeds 0 1 2"
+NETWORKS = ".venv/bin/python benchmarks/bench_inference.py --threads 2 --only 'ResNet-18*' 'VGG*'"
+
+OWN_CLAIMS = [
+    Claim("ResNet-20, all layers, no labels and no training", "–", "O",
+          compressed("resnet20", 1.9), COMPRESS,
+          short="ResNet-20 at half its multiplies, no training"),
+    Claim("ResNet-18 on a 224×224 image, CPU", "–", "O",
+          fastest("ResNet-18, 224x224, batch 1"), NETWORKS),
+    Claim("VGG-16-BN on a 224×224 image, CPU", "–", "O",
+          fastest("VGG-16-BN, 224x224, batch 1"), NETWORKS),
+]  # fmt: skip
