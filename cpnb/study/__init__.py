@@ -6,6 +6,7 @@ records answer it); notebooks take `record`, `tables` and `figures`.
 
 from cpnb.study import figures, tables
 from cpnb.study.intervals import with_interval
+from cpnb.study.machines import here
 from cpnb.study.recording import fits, record, versus
 
-__all__ = ["figures", "fits", "record", "tables", "versus", "with_interval"]
+__all__ = ["figures", "fits", "here", "record", "tables", "versus", "with_interval"]

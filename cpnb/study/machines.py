@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from cpnb.runs.machine import environment
 from cpnb.study.findings import counted
 
 
 def cpu(run: dict) -> str:
     """The processor that a run names, with its vector instructions where they were recorded."""
     return f"{run['cpu']} ({run['simd']})" if run.get("simd") else run["cpu"]
+
+
+def here() -> str:
+    """This machine, for the head of a page: processor, vector instructions, threads, versions."""
+    run = environment()
+    gpu = f", {run['gpu']}" if run["gpu"] else ""
+    threads = counted(run["threads"], "thread")
+    return f"{cpu(run)}, {threads}{gpu}; torch {run['versions']['torch']}"
 
 
 def machine(run: dict) -> str:

@@ -18,7 +18,8 @@ MACHINE = {"cpu": "Some CPU", "gpu": None, "device": "cpu", "threads": 2, "versi
 def finetune(seed, baseline=0.91, finetuned=0.90, speedup=5.0, **values):
     row = {
         "claim": "charnet-finetune", "dataset": "chars74k", "test_size": 1510,
-        "method": "nls", "ranks": [64, 64], "layers": ["conv2", "conv3"], "seed": seed, "rel_error": [0.77, 0.78],
+        "method": "nls", "ranks": [64, 64],
+        "layers": ["conv2", "conv3"], "seed": seed, "rel_error": [0.77, 0.78],
         "parameters": {"max_degeneracy": 10.0},
         "accuracy_baseline": baseline, "accuracy_decomposed": 0.5, "accuracy_finetuned": finetuned,
         "accuracy_baseline_good": 0.93, "accuracy_finetuned_good": 0.92, "speedup": speedup,
