@@ -29,7 +29,8 @@ from cpnb.runs.pool import cores
 BARE = """
 import sys, papermill
 papermill.execute_notebook(sys.argv[1], sys.argv[2], parameters={"rank": int(sys.argv[3])},
-                           progress_bar=False, kernel_name="python3")
+                           progress_bar=False, kernel_name="python3",
+                           language="python")
 """
 SWEEP = [sys.executable, "-m", "cpnb", "sweep"]
 
