@@ -125,7 +125,7 @@ def pruned(net, images, plan):
     for ratio in np.linspace(0.02, 0.9, 45):
         model, example = copy.deepcopy(net), images[:1]
         pruner = torch_pruning.pruner.MagnitudePruner(
-            model, example, importance=torch_pruning.importance.GroupNormImportance(p=2),
+            model, example, importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=float(ratio), ignored_layers=[model.linear, model.conv1],
         )  # fmt: skip
         pruner.step()
