@@ -54,7 +54,8 @@ def errors(kernel, rate: float) -> dict:
     budget = kernel.numel() / rate
     rank = int(budget / (s + t + 2 * d))
     tried = [after_tucker(kernel, share, budget) for share in SHARES]
-    best = min((one for one in tried if one), key=lambda one: one["error_tucker_cp"])
+    none = {"share": None, "rank_of_core": 0, "error_tucker_cp": 1.0}  # no term is left
+    best = min((one or none for one in tried), key=lambda one: one["error_tucker_cp"])
     return best | {"rank": rank, "error_cp": cpnb.cp_nls(kernel, rank, **SOLVED).rel_error}
 
 
