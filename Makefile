@@ -68,10 +68,10 @@ replicate: $(STAMP) ## the main job: notebooks 00 to 10; an interrupted one is t
 	exit $$status
 
 test: $(STAMP) ## unit tests, every notebook by nbval, and by papermill with tiny parameters
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --durations=15
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
 	CPNB_RESULTS="$$results" $(PYTHON) -m pytest --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=600 --durations=5 $(NOTEBOOKS)
+		--nbval-cell-timeout=600 -n 2 --dist loadfile $(NOTEBOOKS)
 	@$(call RECORD_TIME,test,0)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
