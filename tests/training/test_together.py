@@ -44,7 +44,7 @@ def alone(tmp_path_factory):
 
 
 def test_two_processes_train_as_one_with_the_same_batches(alone, tmp_path):
-    """70 samples in batches of 32: the last one has 6, three for each process."""
+    """71 samples in batches of 32: of the last seven one process has four, the other three."""
     both = launched(tmp_path, 2)
     for one in both:
         # Float32 sums of gradients in another order, over nine steps at lr 0.02.
