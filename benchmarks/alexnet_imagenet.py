@@ -54,7 +54,7 @@ def main(arguments=None):
         cpnb.record(
             "alexnet-imagenet", **row, layer=layer, method=options.method,
             test_size=len(test), train_size=len(train), seconds=time.perf_counter() - start,
-            parameters={"argv": vars(options)},
+            epochs=options.epochs, lr=options.lr, batch_size=options.batch_size,
         )  # fmt: skip
         print(row, flush=True)
 

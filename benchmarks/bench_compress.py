@@ -12,6 +12,7 @@ net, factor, seed and allocation.
 
 import argparse
 import time
+from pathlib import Path
 
 import torch
 from torch.utils.data import TensorDataset
@@ -125,7 +126,8 @@ def one_rate(plan, factor):
 def record(options, row, **columns):
     row = {"net": options.net, "method": "compress"} | row | columns
     print({key: value for key, value in row.items() if key != "ranks"}, flush=True)
-    cpnb.record("compress", **row, parameters={"argv": vars(options)})
+    given = vars(options) | {"weights": Path(options.weights or "").name, "save_to": None}
+    cpnb.record("compress", **row, parameters={"argv": given})
 
 
 if __name__ == "__main__":

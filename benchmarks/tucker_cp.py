@@ -10,6 +10,7 @@ record a layer and rate. The plan offers CP alone, because the second was worse 
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -24,6 +25,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--weights", help="of ResNet-20; by default those among the data")
     options = parser.parse_args()
+    given = {"weights": Path(options.weights or "").name}  # no path of one machine in a record
     resnet, squeezenet = cpnb.load_cifar_resnet(20, options.weights), cpnb.load_squeezenet()
     nets = (
         ("resnet20", resnet, RESNET, cpnb.load_dataset("cifar10", "train", size=512)),
@@ -36,7 +38,7 @@ def main():
             for rate in RATES:
                 row = {"net": net, "layer": layer, "rate": rate} | errors(kernel, rate)
                 print(row, flush=True)
-                cpnb.record("tucker-cp", **row, parameters=vars(options))
+                cpnb.record("tucker-cp", **row, parameters=given)
 
 
 def whitened(model, layer, data):

@@ -66,12 +66,15 @@ def test_accuracy_is_recorded_once_for_each_method_rank_and_seed(capsys):
 
 
 def test_latency_is_recorded_and_says_what_was_fused(capsys):
-    methods = ["nls", "biclustering", "tucker"]
-    for _ in range(2):
-        rivals.main(["latency", "--methods", *methods, *TINY])
+    methods = ["nls", "biclustering", "tucker"]  # greedy deflation's architecture is NLS's
+    rivals.main(["latency", "--methods", "greedy", *methods, "--repeats", "2", *TINY])
     found = rows("charnet-rivals-latency")
-    assert [row["method"] for row in found] == methods
-    assert [row["fused"] for row in found] == [True, False, True]
+    assert [(row["method"], row["repeat"]) for row in found] == [
+        (method, repeat) for repeat in range(2) for method in methods
+    ]
+    assert [row["fused"] for row in found] == 2 * [True, False, True]
+    dense = {row["repeat"]: row["latencies"]["dense"] for row in found}
+    assert all(row["latencies"]["dense"] == dense[row["repeat"]] for row in found)
     for row in found:
         ms = {name: value["median_ms"] for name, value in row["latencies"].items()}
         assert row["speedup"] == pytest.approx(ms["dense"] / ms["factored"])

@@ -1,5 +1,6 @@
 """Notebook 07's way to ImageNet: a folder of images and a weights file, as its parameters say."""
 
+import importlib.util
 from pathlib import Path
 
 import nbformat
@@ -12,7 +13,8 @@ import cpnb
 from cpnb.runs.sweep import run_notebook
 from cpnb.study.alexnet_claims import on_imagenet
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "07_alexnet.ipynb"
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "07_alexnet.ipynb"
 CLASSES = ["n3", "n1", "n2"]
 TINY = {
     "ranks": [2], "methods": ["greedy"], "n_iter_max": 1, "ranks_timed": [2], "batches": [1],
@@ -53,7 +55,23 @@ def test_imagenet_runs_by_the_same_notebook(given, tmp_path, monkeypatch):
     assert row["weights"] == given["weights"] and (row["seed"], row["lr"]) == (0, 1e-4)
     assert row["method"] == "nls" and row["rank"] == 2
     told = on_imagenet([row]).here
-    assert told.startswith("R=2: net.conv2") and told.endswith("on 6 images")
+    assert told.startswith("bounded NLS, R=2: net.conv2") and told.endswith("on 6 images")
+
+
+def test_the_script_for_several_gpus_does_the_same(given, tmp_path, monkeypatch):
+    """In one process here; several are `tests/training/test_together.py`'s."""
+    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
+    path = ROOT / "benchmarks" / "alexnet_imagenet.py"
+    spec = importlib.util.spec_from_file_location("alexnet_imagenet", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    words = ["--weights", given["weights"], "--root", given["root"], "--ranks", "2"]
+    words += ["--method", "greedy", "--epochs", "1", "--lr", "1e-4", "--batch-size", "3"]
+    script.main([*words, "--size", "6", "--checkpoints", str(tmp_path)])
+    (row,) = cpnb.recorded(cpnb.results_path(), claim="alexnet-imagenet")
+    assert row["layer"] == "net.conv2" and (row["train_size"], row["test_size"]) == (6, 6)
+    assert 0 <= row["top1_finetuned"] <= row["top5_finetuned"] <= 1
+    assert (tmp_path / "net.conv2-2.safetensors").is_file()
 
 
 def test_the_kernels_fits_are_recorded_one_by_one(tmp_path, monkeypatch):
