@@ -71,7 +71,7 @@ test: $(STAMP) ## unit tests, every notebook by nbval, and by papermill with tin
 	$(PYTHON) -m pytest --durations=15
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
 	CPNB_RESULTS="$$results" $(PYTHON) -m pytest --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=600 -n 2 --dist loadfile $(NOTEBOOKS)
+		--nbval-cell-timeout=600 --durations=5 $(NOTEBOOKS)
 	@$(call RECORD_TIME,test,0)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
