@@ -6,9 +6,9 @@
 
 conv2 and conv3 are replaced at once and the entire net is fine-tuned, by one recipe for all. A
 rival's ranks are those that come nearest to the multiplies of CP at the ranks R, layer by layer,
-and to a milder reduction; CP has a rank more for its part. What was left open ("choose") was chosen
-on the validation split. One record a run; runs that the local records have already are not run
-again.
+and to a milder reduction; CP has a rank more for its part. What was left open ("choose"), and by
+which of its nets a method is judged, is chosen on the validation split. One record a run; runs that
+the local records have already are not run again.
 """
 
 import argparse
@@ -119,8 +119,12 @@ def metric_of(name: str, metric: str, dataset: str) -> dict:
 
 def accuracy(net, options):
     example = torch.zeros(1, 1, 24, 24)
-    test = cpnb.load_dataset(options.dataset, "test", **sized(options))
+    test, validation = (
+        cpnb.load_dataset(options.dataset, split, **sized(options))
+        for split in ("test", "validation")
+    )
     dense, baseline = cpnb.count_multiplies(net, example), scores(net, test)
+    unseen = cpnb.accuracy(net, validation)
     for seed in options.seeds:
         samples = sampler(options, seed)
         for method in options.methods:
@@ -145,6 +149,8 @@ def accuracy(net, options):
                     accuracy_baseline=baseline[0], accuracy_decomposed=before[0],
                     accuracy_finetuned=after[0], accuracy_baseline_good=baseline[1],
                     accuracy_decomposed_good=before[1], accuracy_finetuned_good=after[1],
+                    validation_size=len(validation), accuracy_baseline_validation=unseen,
+                    accuracy_finetuned_validation=cpnb.accuracy(small, validation),
                     multiplies=count, multiplies_dense=dense, bound=dense / count,
                     parameters_factored=sum(p.numel() for p in small.parameters()),
                     seconds_fitting=fitting, seconds=time.perf_counter() - start,

@@ -6,7 +6,7 @@ Answered by the records of ``benchmarks/rivals.py`` and ``benchmarks/denton.py``
 from __future__ import annotations
 
 from cpnb.study.commands import DENTON, RIVALS
-from cpnb.study.comparison import CP, NAMES, compared, fastest_within, ratio_of, told_ratio
+from cpnb.study.comparison import CP, NAMES, compared, fastest_within, lost, ratio_of, told_ratio
 from cpnb.study.findings import NO, ORDER, OTHER, YES, Claim, Finding, counted
 
 NO_LOSS = 0.1  # points: one or two characters of the test split
@@ -35,7 +35,7 @@ def rival(methods: tuple[str, ...], goal: float, drop: float, same: str = YES):
         if not fast:
             best = max(points, key=lambda p: p["speedup"])
             return Finding(f"no net was so fast; the fastest: {_told(best)}", NO, best["runs"])
-        best = min(fast, key=lambda p: p["drop_after"])
+        best = min(fast, key=lost)
         widest = fastest_within(points, drop)
         here = f"CharNet on Chars74K, {counted(best['seeds'], 'seed')}; {_told(best)}"
         if widest not in (None, best):
@@ -64,7 +64,7 @@ def against_the_best_rival(rows):
     fast = [fastest_within(side, 1.0, "speedup_optimised") for side in (cp, rivals)]
     plain = ratio_of(ours, theirs)
     here = (
-        f"Chars74K, {counted(ours['seeds'], 'seed')}, nets chosen on the test split: "
+        f"Chars74K, {counted(ours['seeds'], 'seed')}, nets chosen on the validation split: "
         f"{_told(ours)}; {_told(theirs)}; ratio {told_ratio(plain)}, "
         f"{counted(len(ours['speedups']), 'repeat')}. With `optimize_for_inference` "
         f"{fast[0]['speedup_optimised']:.1f}× against {fast[1]['speedup_optimised']:.1f}× "

@@ -59,6 +59,7 @@ def test_accuracy_is_recorded_once_for_each_method_rank_and_seed(capsys):
             cpnb.count_multiplies(net, example) / row["multiplies"]
         )
         assert 0 <= row["accuracy_finetuned"] <= 1 and len(row["rel_error"]) == 2
+        assert row["validation_size"] == 72 and 0 < row["accuracy_finetuned_validation"] <= 1
     rivals.main(["accuracy", *methods, *TINY])
     assert len(rows("charnet-rivals")) == 2
     rivals.main(["accuracy", *methods, *TINY, "--seeds", "0", "1"])
