@@ -24,7 +24,11 @@ def pytest_configure(config):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if not torch.cuda.is_available():  # read when Triton is imported
         os.environ.setdefault("TRITON_INTERPRET", "1")
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    if hasattr(config, "workerinput"):  # one process a core: threads would wait for each other
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+    else:
+        torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 def pytest_unconfigure(config):
