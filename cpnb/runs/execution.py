@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import execute_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from zmq import Again
 
 from cpnb.runs.cells import read_cells
 from cpnb.runs.files import write_whole
@@ -88,7 +89,7 @@ class _Client(PapermillNotebookClient):
     def start_new_kernel_client(self, **options):
         try:
             return super().start_new_kernel_client(**options)
-        except RuntimeError:
+        except (RuntimeError, Again):
             # It died, as where another process has taken one of its ports in the meantime.
             self.km = self.create_kernel_manager()
             self.start_new_kernel()

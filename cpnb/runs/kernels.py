@@ -15,15 +15,22 @@ from cpnb.runs.progress import AS_TEXT
 from cpnb.runs.records import RUN
 
 PLACES = ("CPNB_DATA", "CPNB_RESULTS", "CPNB_CACHE")
+SENDING = 10.0  # seconds for a message to leave; it is but put into a queue
 PATIENCE = 3.0  # seconds for a kernel to end by itself; an idle one takes a fraction of one
 
 
 class EndsWhenAsked(AsyncKernelManager):
-    """Does not interrupt an idle kernel before it shuts it down.
+    """Does not interrupt an idle kernel before it shuts it down, nor waits for ever to send.
 
     `AsyncKernelManager` does. A run is over as soon as the last answer is there, when the kernel
     may still be about to finish its message: then it logs an error, though nothing went wrong.
     """
+
+    def client(self, **options):
+        client = super().client(**options)
+        # Where a kernel's port was taken, what answers there may be no kernel: it takes nothing.
+        client.context.sndtimeo = int(1000 * SENDING)
+        return client
 
     async def _async_interrupt_kernel(self) -> None:
         if not (self.shutting_down and await self._ends_by_itself()):

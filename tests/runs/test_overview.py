@@ -1,8 +1,10 @@
 """What a sweep tells of itself, in prints and as a table, and how sweeps share work and machine."""
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import matplotlib.pyplot as plt
@@ -116,6 +118,37 @@ def test_a_kernel_that_does_not_start_is_started_once_more(notebook, tmp_path, m
     monkeypatch.setattr(execution, "ThisInterpreter", Unlucky)
     sweep.run_notebook(notebook, tmp_path / "o" / "n.ipynb", progress=False)
     assert len(starts) == 2 and begun(tmp_path) == ["begun0-0"]
+
+
+def echo(server) -> None:
+    """Answers with what it was sent, as a client does that is connected to itself."""
+    while True:
+        client, _ = server.accept()
+        with client:
+            while sent := client.recv(4096):
+                client.sendall(sent)
+
+
+def test_a_port_where_something_else_answers_does_not_hold_the_run(notebook, tmp_path, monkeypatch):
+    """The kernel ends, and nothing can be sent to what has its port: that must not wait for ever.
+
+    Seen once in a thousand starts by eight processes.
+    """
+    server = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=echo, args=(server,), daemon=True).start()
+    managers = []
+
+    class Unlucky(execution.ThisInterpreter):
+        def __init__(self, **options):
+            super().__init__(**options)
+            managers.append(self)
+            if len(managers) == 1:
+                self.cache_ports, self.shell_port = False, server.getsockname()[1]
+
+    monkeypatch.setattr(execution, "ThisInterpreter", Unlucky)
+    monkeypatch.setattr("cpnb.runs.kernels.SENDING", 1.0)
+    sweep.run_notebook(notebook, tmp_path / "o" / "n.ipynb", progress=False)
+    assert len(managers) == 2 and begun(tmp_path) == ["begun0-0"]
 
 
 def test_who_measures_time_has_the_machine_alone(tmp_path):
