@@ -16,10 +16,15 @@ STARTS = (
 BOUNDS = ".venv/bin/python benchmarks/bench_starts.py bounds"
 PLAIN = ".venv/bin/python benchmarks/bench_starts.py plain"
 ALEXNET = ".venv/bin/python benchmarks/alexnet.py"
-ALEXNET_KERNEL = f"{ALEXNET} kernel --methods nls greedy --seeds 0 1 2 3 4"
+ALEXNET_KERNEL = (
+    f"{ALEXNET} kernel --methods nls-plain greedy --ranks 100 140 200 300 400 --seeds 0 1 2 3 4"
+)
 ALEXNET_LATENCY = f"{ALEXNET} latency"
 ALEXNET_TUNE = f"{ALEXNET} tune --ranks 200"
-ALEXNET_FINETUNE = f"{ALEXNET_TUNE} && {ALEXNET} finetune --seeds 0 1 2 --ranks {{}}"
+ALEXNET_FINETUNE = (
+    f"{ALEXNET_TUNE} && {ALEXNET} finetune --seeds 0 1 --ranks {{0}} && "
+    f"{ALEXNET} latency --ranks {{0}}"
+)
 SQUEEZENET = ".venv/bin/python benchmarks/squeezenet.py"
 RIVALS = (
     ".venv/bin/python benchmarks/rivals.py accuracy && "

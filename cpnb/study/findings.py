@@ -1,4 +1,4 @@
-"""What the table of claims is made of: a claim, a finding, and the two plain verdicts."""
+"""What the table of claims is made of: a claim, a finding, and the plain verdicts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ YES, NO = "replicated", "not replicated"
 OTHER = "replicated by another method"
 ORDER = "order replicated, ratio not"
 NOT_YET = "not tested yet"
+# Answers to questions of ours: of figures that nobody could confirm nothing is replicated.
+HOLDS, FAILS = "yes", "no"
 
 
 class Finding(NamedTuple):

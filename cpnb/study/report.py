@@ -19,6 +19,12 @@ from cpnb.study.machines import hardware
 
 BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
 MARKS = {"C": "confirmed", "U": "unconfirmed", "A": "arithmetic", "O": "ours"}
+# Heading of each table: marks of its claims, and what its second column is.
+PARTS = {
+    "Claims of the paper and of its rivals": ("CA", "the paper"),
+    "Questions of ours": ("U", "asked"),
+    "Beyond the paper": ("O", "–"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,10 @@ class Line:
     command: str
 
 
-def lines(rows: list[dict] | None = None) -> list[Line]:
-    """Every claim with what the records (by default the committed ones) say to it."""
+def lines(rows: list[dict] | None = None, marks: str = "CAUO") -> list[Line]:
+    """Every claim of these marks with what the records (by default the committed) say to it."""
     rows = recorded() if rows is None else rows
-    return [_line(claim, rows) for claim in CLAIMS]
+    return [_line(claim, rows) for claim in CLAIMS if claim.mark in marks]
 
 
 def _line(claim: Claim, rows: list[dict]) -> Line:
@@ -48,9 +54,13 @@ def _line(claim: Claim, rows: list[dict]) -> Line:
 
 
 def markdown(rows: list[dict] | None = None) -> str:
-    """The table in Markdown."""
-    head = ("claim", "the paper", "here", "on", "verdict", "command")
-    return _table([head, *(astuple(line) for line in lines(rows))])
+    """The tables in Markdown, a heading above each."""
+    rest = ("here", "on", "verdict", "command")
+    return "\n\n".join(
+        f"## {heading}\n\n"
+        + _table([("claim", second, *rest), *(astuple(line) for line in lines(rows, marks))])
+        for heading, (marks, second) in PARTS.items()
+    )
 
 
 def short(rows: list[dict]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cpnb.study.commands import DENTON, RIVALS
 from cpnb.study.comparison import CP, NAMES, compared, fastest_within, lost, ratio_of, told_ratio
-from cpnb.study.findings import NO, ORDER, OTHER, YES, Claim, Finding, counted
+from cpnb.study.findings import NO, ORDER, OTHER, Claim, Finding, counted
 
 NO_LOSS = 0.1  # points: one or two characters of the test split
 
@@ -21,11 +21,12 @@ def _told(point: dict) -> str:
     )
 
 
-def rival(methods: tuple[str, ...], goal: float, drop: float, same: str = YES):
-    """The goal is met by a net that was measured to be so fast and lost no more than that.
+# Theirs were fitted to data, or tuned above the layer alone, and had other images.
+REACHED = "reached, by fine-tuning the entire net, on other data"
 
-    ``same`` is the verdict then: another one than YES where our run differs from theirs.
-    """
+
+def rival(methods: tuple[str, ...], goal: float, drop: float):
+    """The goal is met by a net that was measured to be so fast and lost no more than that."""
 
     def finding(rows):
         points = [p for p in compared(rows) if p["method"] in methods]
@@ -43,7 +44,7 @@ def rival(methods: tuple[str, ...], goal: float, drop: float, same: str = YES):
             here += f"; the fastest within {drop:g} {unit}: {widest['speedup']:.1f}×"
         # No seed may lose a point: not the mean alone counts.
         kept = best["drop_after"] <= drop and best["worst"] <= 1
-        return Finding(here, same if kept else NO, best["runs"])
+        return Finding(here, REACHED if kept else NO, best["runs"])
 
     return finding
 
@@ -71,8 +72,9 @@ def against_the_best_rival(rows):
         f"({NAMES[fast[1]['method']]}), ratio {told_ratio(ratio_of(*fast, 'speedups_optimised'))}"
     )
     brief = (
-        f"{ours['speedup']:.1f}× (bounded NLS) against {theirs['speedup']:.1f}× "
-        f"({NAMES[theirs['method']]}), both in PyTorch"
+        f"{ours['speedup']:.1f}× (bounded NLS; {ours['bound']:.1f} times fewer multiplies) against "
+        f"{theirs['speedup']:.1f}× ({NAMES[theirs['method']]}; {theirs['bound']:.1f}), over dense, "
+        "all in PyTorch"
     )
     return Finding(here, _of_ratio(plain), [*ours["runs"], *theirs["runs"]], brief)
 
@@ -136,12 +138,13 @@ RIVAL_CLAIMS = [
     Claim("CharNet at ≤ 1 point: CP against the best rival", "8.5× against 4.5×", "C",
           against_the_best_rival, RIVALS, short="CP against the best rival, at ≤ 1 point"),
     Claim("Denton 2014: convolutions", "2× within 1%", "C",
-          rival(("biclustering",), 2.0, 1.0, f"{YES}, but all layers were fine-tuned"), RIVALS),
+          rival(("biclustering",), 2.0, 1.0), RIVALS),
     Claim("Denton 2014: conv1, C′=6", "3×", "U", layer_alone("conv1", 3.0), DENTON),
     Claim("Denton 2014: conv2, G=48, H=2, K=6", "5.3×", "U", layer_alone("conv2", 5.3), DENTON),
     Claim("Denton 2014: FC, K=250/350/250", "13.4/5.8/8.1× fewer weights", "U",
           linear_layers((13.4, 5.8, 8.1)), DENTON),
-    Claim("Jaderberg 2014: CharNet", "2.5× without loss", "C", rival(SCHEMES, 2.5, NO_LOSS),
-          RIVALS),
-    Claim("Jaderberg 2014: CharNet", "4.5× at < 1% drop", "C", rival(SCHEMES, 4.5, 1.0), RIVALS),
+    Claim("Jaderberg 2014: CharNet, no loss", "2.5× without loss", "C",
+          rival(SCHEMES, 2.5, NO_LOSS), RIVALS),
+    Claim("Jaderberg 2014: CharNet, within a point", "4.5× at < 1% drop", "C",
+          rival(SCHEMES, 4.5, 1.0), RIVALS),
 ]  # fmt: skip

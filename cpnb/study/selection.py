@@ -42,6 +42,21 @@ def pipeline_runs(rows: list[dict] | None, ranks: dict = RANKS_64, **wanted) -> 
     ]
 
 
+def main_runs(rows: list[dict] | None, ranks: dict = RANKS_64, plain: bool = False) -> list[dict]:
+    """The pipeline on real characters, the newest run of each seed: bounded NLS, ours, or plain."""
+    runs = pipeline_runs(rows, ranks, dataset="chars74k", method="nls")
+    return newest([r for r in runs if bool(setting(r, "max_degeneracy", 10.0)) != plain], "seed")
+
+
+def optimised_charnets(rows: list[dict] | None) -> dict[tuple, list[dict]]:
+    """Ranks, as pairs of layer and rank, to the timings of that CharNet on 64 patches."""
+    nets: dict[tuple, list[dict]] = {}
+    for run in chosen(rows, claim="inference", device="cpu", input=[64, 1, 24, 24], threads=2):
+        if run["case"].startswith("CharNet"):
+            nets.setdefault(tuple(run["ranks"].items()), []).append(run)
+    return nets
+
+
 def lost(run: dict, stage: str = "finetuned") -> float:
     """Accuracy that a run has lost against its baseline, percentage points."""
     return 100 * (run["accuracy_baseline"] - run[f"accuracy_{stage}"])

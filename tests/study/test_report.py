@@ -96,7 +96,7 @@ def test_the_fastest_optimised_net_within_a_point_decides(speedup, verdict):
     line = by_claim(rows)["… at whatever ranks lose at most a point"]
     assert line.verdict == verdict and f"ranks 32 (conv2), 32 (conv3): {speedup:.1f}×" in line.here
     assert "(median of 3 runs, 8.0 to 99.0×)" in line.here
-    assert "drop 0.80 points (mean of 3 seeds)" in line.here
+    assert "drop 0.80 points (mean of 3 seeds; chosen on the test split)" in line.here
 
 
 def test_other_methods_and_other_data_do_not_count():
@@ -116,7 +116,9 @@ def fit(method, rank=64, rel_error=0.78, degeneracy=5.0, **values):
     return MACHINE | row | values
 
 
-@pytest.mark.parametrize("greedy,verdict", [(0.80, "replicated"), (0.77, "not replicated")])
+@pytest.mark.parametrize(
+    "greedy,verdict", [(0.80, "yes; one seed, so no spread is known"), (0.77, "no")]
+)
 def test_nls_must_beat_greedy_at_every_rank(greedy, verdict):
     rows = [fit("nls-plain"), fit("greedy", rel_error=greedy), fit("greedy", rank=16)]
     assert by_claim(rows)["NLS against greedy deflation"].verdict == verdict
@@ -147,9 +149,7 @@ def timed(device, speedup, size=(64, 1, 24, 24), bound=9.64):
     return MACHINE | row
 
 
-@pytest.mark.parametrize(
-    "gpu,verdict", [(3.0, "replicated"), (0.9, "not replicated"), (7.0, "not replicated")]
-)
+@pytest.mark.parametrize("gpu,verdict", [(3.0, "yes"), (0.9, "no"), (7.0, "no")])
 def test_the_gpu_must_gain_and_gain_less_than_the_cpu(gpu, verdict):
     line = by_claim([timed("cuda", gpu), timed("cpu", 5.0)])["GPU speed-up"]
     assert line.verdict == verdict
@@ -158,7 +158,7 @@ def test_the_gpu_must_gain_and_gain_less_than_the_cpu(gpu, verdict):
 
 
 @pytest.mark.parametrize(
-    "bound,verdict", [(33.62, "arithmetic confirmed"), (22.0, "not replicated")]
+    "bound,verdict", [(33.49, "arithmetic confirmed"), (22.0, "not replicated")]
 )
 def test_the_bound_of_the_dense_image_is_checked(bound, verdict):
     rows = [timed("cpu", 10.0, (1, 1, 240, 320), bound)]
@@ -183,6 +183,7 @@ def rival(method, speedup, drop, seed=0, ranks=(8, 8), **values):
 
 
 AGAINST = "CharNet at ≤ 1 point: CP against the best rival"
+REACHED = "reached, by fine-tuning the entire net, on other data"
 JADERBERG = {goal: f"{goal} (confirmed)" for goal in ("2.5× without loss", "4.5× at < 1% drop")}
 
 
@@ -194,9 +195,9 @@ def jaderberg(rows, goal):
 @pytest.mark.parametrize(
     "speedup,drop,lossless,within",
     [
-        (5.0, 0.0, "replicated", "replicated"),
-        (5.0, 0.9, "not replicated", "replicated"),
-        (3.0, 0.0, "replicated", "not replicated"),
+        (5.0, 0.0, REACHED, REACHED),
+        (5.0, 0.9, "not replicated", REACHED),
+        (3.0, 0.0, REACHED, "not replicated"),
         (2.0, 0.0, "not replicated", "not replicated"),
     ],
 )
@@ -212,7 +213,7 @@ def test_jaderbergs_speed_and_loss_decide_in_one_net(speedup, drop, lossless, wi
 def test_denton_needs_twice_the_speed_within_a_point():
     text = "Denton 2014: convolutions"
     kept = by_claim(rival("biclustering", 2.1, 0.9))[text].verdict
-    assert kept == "replicated, but all layers were fine-tuned"
+    assert kept == REACHED
     assert by_claim(rival("biclustering", 2.1, 1.1))[text].verdict == "not replicated"
     assert by_claim(rival("nls", 2.1, 0.0))[text].here == "–"
 
@@ -257,7 +258,7 @@ def test_cp_is_compared_with_the_fastest_rival_within_a_point():
 def test_seeds_are_averaged_and_none_may_lose_a_point():
     seeds = [*rival("jaderberg-2", 5.0, 0.9), *rival("jaderberg-2", 5.0, 0.2, seed=1)]
     line = jaderberg(seeds, "4.5× at < 1% drop")
-    assert line.verdict == "replicated" and "2 seeds" in line.here
+    assert line.verdict == REACHED and "2 seeds" in line.here
     older = rival("jaderberg-2", 5.0, 9.0, seed=2, epochs=1)
     assert jaderberg([*older, *seeds], "4.5× at < 1% drop") == line
     worse = [*seeds, *rival("jaderberg-2", 5.0, 1.2, seed=2)]
@@ -315,7 +316,7 @@ def test_the_small_alexnet_tells_seeds_and_whose_images_chose_the_rate():
     )
     line = by_claim([alexnet(0, 0.78, lr_chosen_on=None)])["AlexNet conv2, R=200"]
     assert "one seed, learning rate chosen on test images" in line.here
-    assert line.verdict == "not replicated"
+    assert line.verdict == "no"
 
 
 @pytest.mark.parametrize("speed,verdict", [(3.7, "speed reached"), (3.5, "speed not r")])
@@ -324,6 +325,9 @@ def test_the_speed_of_the_real_conv2_joins_the_small_nets_accuracy(speed, verdic
     rows = [alexnet(0), MACHINE | timed | {"speedup_optimised": speed}]
     line = by_claim(rows)["AlexNet conv2, R=200"]
     assert f"{speed}× (batch 1)" in line.here and verdict in line.verdict
+    rows.append(MACHINE | timed | {"batch": 32, "speedup_optimised": 7.3 - speed})
+    alone = {3.7: "speed reached at batch 1 alone", 3.5: "speed reached at batch 32 alone"}
+    assert by_claim(rows)["AlexNet conv2, R=200"].verdict.endswith(alone[speed])
 
 
 def kernel(method, rel_error, seed=0, **values):
@@ -334,7 +338,7 @@ def kernel(method, rel_error, seed=0, **values):
     return MACHINE | row | values
 
 
-@pytest.mark.parametrize("worst,verdict", [(0.62, "replicated"), (0.64, "not replicated")])
+@pytest.mark.parametrize("worst,verdict", [(0.62, "yes, its worst seed too"), (0.64, "no")])
 def test_the_worst_seed_of_nls_must_beat_greedys_best(worst, verdict):
     rows = [kernel("nls-plain", 0.1, block_diagonal=True), kernel("nls-plain", 0.58)]
     rows += [kernel("nls-plain", worst, 1)]

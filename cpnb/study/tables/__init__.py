@@ -13,7 +13,7 @@ from cpnb.study.tables.alexnet import (
     alexnet_runtimes,
     squeezenet,
 )
-from cpnb.study.tables.claims import claims, commands
+from cpnb.study.tables.claims import beyond, claims, commands, questions
 from cpnb.study.tables.finetuning import (
     SWEEP_POINTS,
     accuracies,
@@ -58,5 +58,5 @@ __all__ = [
     "alexnet_runtimes", "squeezenet", "KERNEL_FITS", "TOP_K",
     "rivals_at_like_multiplies", "rivals_in_words", "rivals_within", "RIVAL_NETS",
     "alternatives", "compressions", "layer_speeds", "tuned",
-    "claims", "commands",
+    "beyond", "claims", "commands", "questions",
 ]  # fmt: skip
