@@ -15,8 +15,10 @@ from cpnb.study.tables.layout import (
     to_be_made,
 )
 
-COMPRESS = "CPNB_DATA=... .venv/bin/python benchmarks/bench_compress.py resnet20"
+COMPRESS = "CPNB_DATA=... .venv/bin/python benchmarks/bench_compress.py resnet20 --weights FILE"
+KEEP = '--save-to "{factor}-{seed}.safetensors"'
 ALTERNATIVES = "CPNB_DATA=... .venv/bin/python benchmarks/bench_alternatives.py"
+TUNED = "CIFAR-10 as a JPEG copy; the dense net was not trained on; "
 NETS = {
     "resnet20": "ResNet-20", "resnet56": "ResNet-56", "squeezenet": "SqueezeNet, 3×3 layers",
     "resnet18": "ResNet-18",
@@ -60,7 +62,9 @@ def compressions(rows: list[dict] | None = None) -> Table:
         "seeds": ("samples of images", "{}"),
         "seconds": ("seconds to compress", "{:.0f}"),
     }
-    told = "no label, no training; median and range; SqueezeNet's accuracy is top-5; "
+    told = "no label, no training; CIFAR-10 as a JPEG copy; median and range; "
+    if any(run["net"] == "squeezenet" for run in runs):
+        told += "SqueezeNet: ImageNet images, top-5; "
     return show(lines, columns, to_be_made(COMPRESS), told + hardware(runs))
 
 
@@ -77,8 +81,8 @@ def tuned(rows: list[dict] | None = None) -> Table:
         "drop": ("drop (points)", points),
     }
     lines = [run | {"name": NETS[run["net"]]} for run in runs]
-    empty = to_be_made("CPNB_DATA=... .venv/bin/python benchmarks/finetune_compressed.py resnet20")
-    return show(lines, columns, empty, hardware(runs))
+    tune = "benchmarks/finetune_compressed.py resnet20 --weights FILE"
+    return show(lines, columns, to_be_made(f"{COMPRESS} {KEEP} && {tune}"), TUNED + hardware(runs))
 
 
 def layer_speeds(rows: list[dict] | None = None) -> list[dict]:
