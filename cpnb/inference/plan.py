@@ -173,7 +173,7 @@ class Plan:
         faster = self.milliseconds_dense / self.milliseconds
         lines.append(
             f"whole net: {self.multiplies_dense:,} multiplies a sample become {self.multiplies:,} "
-            f"({fewer:.2f}x fewer), {self.milliseconds_dense:.3g} ms a batch in its fastest runtime "
+            f"({fewer:.2f}x fewer), {self.milliseconds_dense:.3g} ms a batch (fastest runtime) "
             f"become about {self.milliseconds:.3g}, layer by layer ({faster:.2f}x); expected "
             f"divergence {self.loss:.3g}"
         )
