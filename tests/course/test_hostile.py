@@ -36,7 +36,8 @@ CODE = {
     ),
     "kills-the-grader": (RIGHT + "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", 8),
     "prints-100-MB": (RIGHT + "for _ in range(100):\n    print('x' * 1_000_000)", 8),
-    "fills-memory": ("held = []\nwhile True:\n    held.append(bytearray(50_000_000))", 4),
+    # bytes, whose zeros are not written: the limit is met however slow the machine is.
+    "fills-memory": ("held = []\nwhile True:\n    held.append(bytes(50_000_000))", 4),
     "fills-the-disk": (
         "n = 0\nwhile True:\n    n += 1\n    with open(f'{n}.bin', 'wb') as file:\n"
         "        file.write(bytes(30_000_000))",

@@ -4,7 +4,6 @@ Their run at the defaults is nbval's, by `make test`.
 """
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -77,24 +76,11 @@ def test_parameters_of_each_size_fit_the_notebooks(size):
     load_parameters(FOLDER / "parameters" / f"{size}.yaml", NOTEBOOKS or [FOLDER / "none.ipynb"])
 
 
-@pytest.fixture(scope="module")
-def smoke_runs(tmp_path_factory):
-    """All runs, two at a time with one thread each: later tests wait while earlier ones report."""
-    given = load_parameters(FOLDER / "parameters" / "smoke.yaml", NOTEBOOKS)
-    out = tmp_path_factory.mktemp("smoke")
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("CPNB_RESULTS", str(out))
-        yield {
-            path: pool.submit(
-                run_notebook, path, out / path.name, given.get(path.stem), progress=False
-            )
-            for path in NOTEBOOKS
-        }
-
-
 @each_notebook
-def test_runs_with_tiny_parameters(path, smoke_runs):
-    run = smoke_runs[path].result()
+def test_runs_with_tiny_parameters(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
+    given = load_parameters(FOLDER / "parameters" / "smoke.yaml", NOTEBOOKS)
+    run = run_notebook(path, tmp_path / path.name, given.get(path.stem), progress=False)
     executed = [cell for cell in cells(run.output) if cell.source.strip()]
     assert all(cell.execution_count for cell in executed)
