@@ -90,11 +90,49 @@ def test_lines_by_rank_sorts_and_names_the_ranks():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["16", "64"]
 
 
+def test_lines_that_coincide_are_both_seen():
+    same = {16: 0.9, 64: 0.7}
+    ax = figures.lines_by_rank({"bounded": same, "plain": same}, "error").axes[0]
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+
+
 def test_factor_pictures_draw_each_term():
     layer = cpnb.CPConv2d.from_conv(nn.Conv2d(2, 3, 5), 4)
     assert len(figures.factor_pictures(layer, count=3).axes) == 6
 
 
-def test_contact_sheets_are_titled():
-    fig = figures.contact_sheets({"drawn": torch.zeros(48, 96), "real": torch.zeros(24, 96)})
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["drawn", "real"]
+def test_contact_sheets_are_titled_and_name_the_class_of_each_column():
+    sheets = {"drawn": torch.zeros(48, 36 * 24), "real": torch.zeros(24, 96)}
+    drawn, real = figures.contact_sheets(sheets).axes
+    assert drawn.get_title(loc="left").startswith("drawn; ")
+    assert real.get_title(loc="left").startswith("real; ")
+    names = [tick.get_text() for tick in drawn.get_xticklabels()]
+    assert "".join(names) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    assert list(real.get_xticks()) == [11.5, 35.5, 59.5, 83.5]
+
+
+START = {
+    "claim": "cp-start", "commit": "c", "init": "svd", "n_iter_max": 100, "balanced": True,
+    "lr": 0.01, "seed": 0, "accuracy_baseline": 0.91,
+}  # fmt: skip
+
+
+def test_starts_with_a_bound_stand_on_a_finer_scale_than_those_without():
+    bounded = {"max_degeneracy": 10.0, "degeneracy": [10.0, 10.0], "accuracy_finetuned": 0.9}
+    plain = {"max_degeneracy": None, "degeneracy": [2e4, 1e5], "accuracy_finetuned": 0.5}
+    rows = [
+        START | bounded, START | bounded | {"max_degeneracy": 1.0, "lr": 0.05}, START | plain,
+        START | plain | {"lr": 0.001}, START | plain | {"n_iter_max": 5},
+    ]  # fmt: skip
+    left, right = figures.starts(rows).axes
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["1", "10"]
+    assert min(left.get_ylim()) > 85 > 50 > min(right.get_ylim())
+    plotted = [line for line in right.lines if line.get_marker() != "None"]
+    assert [list(line.get_xdata()) for line in plotted] == [[2e4], [2e4], []]
+    labels = [t.get_text() for t in right.figure.legends[0].get_texts()]
+    assert labels[0] == "learning rate 0.001" and labels[-2:] == ["dense net", "one point less"]
+
+
+def test_starts_without_records_say_what_makes_them():
+    (ax,) = figures.starts([]).axes
+    assert "bench_starts" in ax.texts[0].get_text() or "make" in ax.texts[0].get_text()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
+from cpnb.data.distortions import PATCH
+from cpnb.data.glyphs import CLASSES
 from cpnb.runs.records import recorded
 from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, RED
 from cpnb.study.machines import machine
@@ -13,7 +15,10 @@ PAPER = {"speedup": 8.5, "drop": 1.0, "label": "the paper: 8.5×, 91% → 90%"}
 
 
 def contact_sheets(sheets: dict, figsize=None):
-    """Draw grey sheets (H, W), such as :func:`cpnb.contact_sheet` makes, one above the other."""
+    """Draw grey sheets (H, W), such as :func:`cpnb.contact_sheet` makes, one above the other.
+
+    Above each column stands its class.
+    """
     height = sum(s.shape[0] / s.shape[1] for s in sheets.values())
     figsize = figsize or (11, 11 * height + 0.45 * len(sheets))
     ratios = [s.shape[0] / s.shape[1] for s in sheets.values()]
@@ -22,8 +27,13 @@ def contact_sheets(sheets: dict, figsize=None):
     )
     for ax, (title, sheet) in zip(axes[:, 0], sheets.items(), strict=True):
         ax.imshow(sheet, cmap="gray", vmin=-2.5, vmax=2.5)
-        ax.set_title(title, loc="left", fontsize=11)
-        ax.set_axis_off()
+        ax.set_title(f"{title}; one column a class", loc="left", fontsize=11)
+        names = CLASSES[: sheet.shape[1] // PATCH]
+        ax.set_xticks([PATCH * (column + 0.5) - 0.5 for column in range(len(names))], names)
+        ax.tick_params(length=0, pad=1, labeltop=True, labelbottom=False, labelsize=9)
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+        ax.grid(False)
     return fig
 
 
