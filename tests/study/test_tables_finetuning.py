@@ -44,9 +44,11 @@ def test_the_pipeline_is_told_by_its_newest_run_of_each_seed():
     table = tables.finetuning(rows)
     told = {line[""]: line[f"Chars74K characters; {BOUNDED}"] for line in lines(table)}
     assert told["accuracy, fine-tuned"] == "89.7% (89.0% to 90.2%)"  # the mean, as in the report
-    assert told["speed-up, batch of 64"] == "4.4× (4.0× to 5.0×)"  # the median
+    (speed,) = (told[what] for what in told if what.startswith("speed-up over dense in PyTorch"))
+    assert speed == "4.4× (4.0× to 5.0×)"  # the median
     assert told["drop after fine-tuning (points)"] == "1.27 (0.80 to 2.00)"
     assert told["seeds"] == "3" and told["accuracy, baseline"] == "91.0%"
+    assert told["steps of the solver"] == "–"  # rows from before it was a parameter
     assert "Some CPU (AVX2), 2 threads" in table.caption
 
 
@@ -99,6 +101,26 @@ def test_starts_are_told_by_learning_rate():
     assert plain[usual] == "60.0%, one run" and plain[large] == "–"
 
 
+def test_plain_starts_are_told_with_the_error_of_conv2_the_best_first():
+    row = MACHINE | {
+        "claim": "cp-start", "max_degeneracy": None, "init": "svd", "n_iter_max": 100, "lr": 0.01,
+        "balanced": True, "rel_error": [0.782, 0.847], "degeneracy": [20000.0, 1e6],
+        "accuracy": [0.91, 0.88, 0.87, 0.7], "accuracy_finetuned": 0.7, "accuracy_baseline": 0.913,
+    }  # fmt: skip
+    few = {"n_iter_max": 5, "rel_error": [0.794, 0.857], "degeneracy": [1.8, 2.0]}
+    rows = [
+        row, row | {"seed": 1, "accuracy_finetuned": 0.72},
+        *(row | few | {"seed": seed, "accuracy_finetuned": 0.9} for seed in (0, 1)),
+        row | {"max_degeneracy": 10.0},
+    ]  # fmt: skip
+    table = tables.plain_starts(rows)
+    best, usual = lines(table)
+    assert (best["steps"], best["relative error of conv2"]) == ("5", "0.794")
+    assert usual["relative error of conv2"] == "0.782" and usual["degeneracy of conv2"] == "20,000"
+    assert usual["both fine-tuned"] == "71.0% (70.0% to 72.0%)"
+    assert "of 2 seeds; dense: 91.3%" in table.caption
+
+
 def test_seeds_and_own_runs_have_a_line_each():
     rows = [run(0), run(1, finetuned=0.89), run(0, parameters=NLS | {"dataset": "characters"})]
     assert [line["fine-tuned"] for line in lines(tables.seeds(rows))] == ["90.0%", "89.0%"]
@@ -115,7 +137,9 @@ def test_without_rows_the_command_that_makes_them_is_told(name):
     assert "nothing recorded yet" in told and ("-m cpnb sweep" in told or "make " in told)
 
 
-@pytest.mark.parametrize("name", ["finetuning", "conv1_too", "learning_rates", "seeds"])
+@pytest.mark.parametrize(
+    "name", ["finetuning", "conv1_too", "learning_rates", "plain_starts", "seeds"]
+)
 def test_the_committed_records_fill_a_narrow_table_without_raw_names(name):
     table = getattr(tables, name)()
     assert len(table.data) >= 3 and len(table.data.columns) <= 8

@@ -121,8 +121,13 @@ def _told_of_the_pipeline() -> dict:
         "drop after fine-tuning (points)": lambda runs: averaged(
             [lost(run) for run in runs], "{:.2f}".format
         ),
-        "speed-up, batch of 64": lambda runs: spread([run["speedup"] for run in runs]),
+        "speed-up over dense in PyTorch, batch of 64": lambda runs: spread(
+            [run["speedup"] for run in runs]
+        ),
         "fewer multiplies": lambda runs: spread([run["bound"] for run in runs]),
+        "steps of the solver": lambda runs: spread(
+            [setting(run, "n_iter_max") for run in runs], "{:g}"
+        ),
         "test characters": lambda runs: spread([run["test_size"] for run in runs], "{:,.0f}"),
         "seeds": lambda runs: str(len(runs)),
     }

@@ -19,6 +19,7 @@ from cpnb.study.tables.layout import (
 )
 
 SETTINGS = ("init", "n_iter_max", "lr", "balanced")
+INITS = {"svd": "SVD", "random": "random, as the paper's"}
 
 
 def learning_rates(rows: list[dict] | None = None) -> Table:
@@ -48,10 +49,14 @@ def learning_rates(rows: list[dict] | None = None) -> Table:
     columns = {
         "start": ("start", "{}"),
         "degeneracy": ("degeneracy of conv2", rounded),
-        "accuracy_decomposed": ("accuracy, decomposed", percent),
+        "accuracy_decomposed": ("accuracy, both decomposed", percent),
     }
     columns |= {rate: (f"fine-tuned, learning rate {rate:g}", "{}") for rate in rates}
-    caption = "Median and range; CharNet on Chars74K's test split, ranks 64 and 64"
+    steps = spread([setting(run, "n_iter_max") for run in runs], "{:g}")
+    caption = (
+        "Median and range; CharNet on Chars74K's test split, ranks 64 and 64; "
+        f"solver: {steps} steps, sweeps, or sweeps a term"
+    )
     return show(lines, columns, to_be_made(STARTS), caption)
 
 
@@ -70,14 +75,14 @@ def plain_starts(rows: list[dict] | None = None) -> Table:
         first = group[0]
         lines.append(
             {
-                "start": {"svd": "SVD", "random": "random, as in their public code"}[first["init"]],
+                "start": INITS[first["init"]],
                 "steps": first["n_iter_max"],
                 "lr": first["lr"],
                 "balanced": "equal" if first["balanced"] else "in the last factor",
+                "error": median(run["rel_error"][0] for run in group),
                 "degeneracy": median(run["degeneracy"][0] for run in group),
                 "decomposed": spread([run["accuracy"][0] for run in group], percent),
                 "finetuned": spread([run["accuracy_finetuned"] for run in group], percent),
-                "seeds": len(group),
             }
         )
     columns = {
@@ -85,11 +90,14 @@ def plain_starts(rows: list[dict] | None = None) -> Table:
         "steps": ("steps", "{}"),
         "lr": ("learning rate", "{:g}"),
         "balanced": ("norms of a term", "{}"),
+        "error": ("relative error of conv2", "{:.3f}"),
         "degeneracy": ("degeneracy of conv2", rounded),
         "decomposed": ("conv2 decomposed", "{}"),
         "finetuned": ("both fine-tuned", "{}"),
-        "seeds": ("seeds", "{}"),
     }
     dense = f"{runs[0]['accuracy_baseline']:.1%}" if runs else ""
-    caption = f"Accuracy on Chars74K's test split, median and range of the seeds; dense: {dense}"
+    seeds = spread([len(group) for group in groups], "{:g}")
+    caption = (
+        f"Accuracy on Chars74K's test split, median and range of {seeds} seeds; dense: {dense}"
+    )
     return show(lines, columns, to_be_made(PLAIN), caption)
