@@ -4,10 +4,12 @@ import matplotlib
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.text import Text
 from torch import nn
 
 import cpnb
 from cpnb.study import figures
+from cpnb.study.figures.labels import label_points
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,31 @@ def test_tradeoff_shows_every_run_before_and_after_and_the_papers_point():
     assert "the paper" in [t.get_text() for t in left.get_legend().get_texts()]
 
 
+def test_tradeoff_labels_the_nets_that_no_other_beats_in_both_and_says_so():
+    rows = [
+        {"label": "16/16", "speedup": 6.0, "bound": 13.0, "drop_before": 60.0, "drop_after": 3.0},
+        {"label": "16/32", "speedup": 5.9, "bound": 12.0, "drop_before": 50.0, "drop_after": 2.9},
+        {"label": "64/16", "speedup": 5.0, "bound": 9.6, "drop_before": 50.0, "drop_after": 4.0},
+    ]
+    left = figures.tradeoff(rows, paper=None).axes[0]
+    assert {t.get_text() for t in left.texts} == {"16/16", "16/32"}
+    assert "no net is better in both" in left.get_title()
+    assert "over dense in PyTorch" in left.get_xlabel()
+
+
+def test_labels_keep_clear_of_marks_and_of_one_another():
+    ax = plt.subplots()[1]
+    points = [(0.5, 0.5), (0.505, 0.5), (0.5, 0.51)]
+    ax.plot(*zip(*points, strict=True), "o")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    label_points(ax, points, ["one", "another", "a third"])
+    ax.figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # without the lines that lead there
+    for k, box in enumerate(boxes):
+        assert not any(box.contains(*mark) for mark in ax.transData.transform(points))
+        assert not any(box.overlaps(other) for other in boxes[:k])
+
+
 POINT = {"label": "64/64", "speedup": 5.0, "bound": 9.6, "drop_before": 3.0, "drop_after": 0.5}
 SWEEP = {
     "claim": "rank-sweep", "dataset": "characters", "device": "cpu", "cpu": "Some CPU",
@@ -56,6 +83,16 @@ def test_tradeoff_without_points_draws_the_newest_recorded_sweep_and_the_papers_
     assert any("the paper" in t.get_text() for t in left.get_legend().get_texts())
     assert "Chars74K characters, recorded on Some CPU, 2 threads" in fig.get_suptitle()
     assert len(figures.tradeoff().axes) == 2  # of the committed records
+
+
+def test_drops_of_the_recorded_sweep_are_drawn_over_its_ranks():
+    rows = [SWEEP | {"points": [POINT, POINT | {"label": "64/128", "drop_after": 3.1}]}]
+    ax = figures.drops_by_rank(rows).axes[0]
+    assert ax.images[0].get_array().tolist() == [[0.5, 3.1]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("rank of conv3", "rank of conv2")
+    assert len(figures.drops_by_rank().axes) == 2  # of the committed records
+    (ax,) = figures.drops_by_rank([]).axes
+    assert "make replicate" in ax.texts[0].get_text()
 
 
 def test_tradeoff_without_a_recorded_sweep_says_what_makes_one():

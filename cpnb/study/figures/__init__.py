@@ -13,12 +13,12 @@ from cpnb.study.figures.rivals import rivals
 from cpnb.study.figures.speed import measured_beside_bound, roofline
 from cpnb.study.figures.starts import starts
 from cpnb.study.figures.style import BLACK, BLUE, GREEN, ORANGE, use_style
-from cpnb.study.figures.sweeps import over_two
+from cpnb.study.figures.sweeps import drops_by_rank, over_two
 
 __all__ = [
     "BLACK", "BLUE", "GREEN", "ORANGE",
     "contact_sheets", "factor_pictures", "lines_by_rank", "measured_beside_bound",
     "methods_compared", "roofline", "solver_curves", "tradeoff", "training_curves", "use_style",
-    "over_two", "alexnet_kernels", "alexnet_speedups", "squeezenet", "rivals",
+    "over_two", "drops_by_rank", "alexnet_kernels", "alexnet_speedups", "squeezenet", "rivals",
     "error_curves", "when_it_pays", "starts", "headline",
 ]  # fmt: skip

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from cpnb.data.distortions import PATCH
 from cpnb.data.glyphs import CLASSES
 from cpnb.runs.records import recorded
-from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, RED
+from cpnb.study.figures.labels import label_points
+from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, RED, told
 from cpnb.study.machines import machine
 from cpnb.study.selection import characters
 
+SPEEDUP = "measured speed-up, over dense in PyTorch (×)"
+BEFORE = {"ms": 6, "mfc": "none", "mew": 1.4}  # marks of nets before fine-tuning
 PAPER = {"speedup": 8.5, "drop": 1.0, "label": "the paper: 8.5×, 91% → 90%"}
 
 
@@ -80,7 +84,7 @@ def tradeoff(
         sweeps = recorded() if records is None else records
         sweeps = [row for row in sweeps if row["claim"] == "rank-sweep"]
         if not sweeps:
-            return _told("no sweep of ranks recorded yet; this records one: make replicate")
+            return told("no sweep of ranks recorded yet; this records one: make replicate")
         rows, title = sweeps[-1]["points"], title or _of_sweep(sweeps[-1])
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[1.25, 1])
     rows = sorted(rows, key=lambda row: row["speedup"])
@@ -93,14 +97,6 @@ def tradeoff(
         )
     for row in rows:
         left.plot([row["speedup"]] * 2, [row["drop_after"], row["drop_before"]], color=GREY, lw=0.7)
-        # Labels for the front alone, the runs that no other beats in both: all would overlap.
-        if not any(
-            r["speedup"] > row["speedup"] and r["drop_after"] <= row["drop_after"] for r in rows
-        ):
-            place = (row["speedup"], row["drop_after"])
-            left.annotate(
-                row["label"], place, xytext=(6, -4), textcoords="offset points", fontsize=9
-            )
     left.axhline(1, color=GREEN, lw=1, ls="--", label="1 point")
     if paper:
         left.plot(paper["speedup"], paper["drop"], "*", ms=15, color=RED, label=paper["label"])
@@ -111,11 +107,12 @@ def tradeoff(
     lowest = min(0, *(row["drop_after"] for row in rows))
     highest = max(2, *(max(row["drop_before"], row["drop_after"]) for row in rows))
     left.set(
-        xlabel="measured speed-up of the whole net (×)",
+        xlabel=SPEEDUP,
         ylabel="accuracy drop (points)",
         ylim=(lowest - 0.3, 1.5 * highest),
     )
     left.legend(fontsize=9, loc="lower right")
+    left.set_title("labels: ranks of conv2/conv3 where no net is better in both", fontsize=10)
     top = max(r["bound"] for r in rows) * 1.05
     right.plot([0, top], [0, top], color=BLACK, lw=1, ls=":", label="speed-up = ratio")
     right.plot([r["bound"] for r in rows], [r["speedup"] for r in rows], "o", color=BLUE)
@@ -123,32 +120,36 @@ def tradeoff(
         right.axhline(paper["speedup"], color=RED, lw=1, ls="--", label=paper["label"])
     right.set(
         xlabel="ratio of multiplies, dense over factored (×)",
-        ylabel="measured speed-up (×)",
+        ylabel=SPEEDUP,
         ylim=(0, None),
     )
     right.legend(fontsize=9)
     fig.suptitle(title)
+    _label_front(left, rows)
     return fig
+
+
+def _label_front(ax, rows: list[dict]) -> None:
+    """Labels for the runs that no other beats in both: all would overlap."""
+    points = [(row["speedup"], row["drop_after"]) for row in rows]
+    front = [not any(x > u and y <= v for x, y in points) for u, v in points]
+    labels = [row["label"] if first else "" for row, first in zip(rows, front, strict=True)]
+    lines = [(r["speedup"], np.linspace(r["drop_after"], r["drop_before"], 40)) for r in rows]
+    kept = [(x, y) for x, line in lines for y in line] + [
+        (x, 1.0) for x in np.linspace(*ax.get_xlim(), 300)
+    ]
+    label_points(ax, points, labels, avoid=kept)
 
 
 def _of_sweep(run: dict) -> str:
     """Title of a recorded sweep: on which characters, and where."""
-    told = f"CharNet on {characters(run)} characters, recorded on {machine(run)}"
-    return f"{told} (labels: ranks of conv2/conv3)"
-
-
-def _told(text: str):
-    """A figure that says why there is none."""
-    fig, ax = plt.subplots(figsize=(8, 0.6))
-    ax.text(0.5, 0.5, text, ha="center", va="center")
-    ax.set_axis_off()
-    return fig
+    return f"CharNet on {characters(run)} characters, recorded on {machine(run)}"
 
 
 def methods_compared(points: list[dict], names: dict, title: str = ""):
     """Accuracy drop after fine-tuning against measured speed-up: one line a method.
 
-    Thin, hollow markers show the same nets before fine-tuning.
+    Hollow markers show the same nets before fine-tuning.
 
     Parameters
     ----------
@@ -164,18 +165,18 @@ def methods_compared(points: list[dict], names: dict, title: str = ""):
             continue
         x = [p["speedup"] for p in own]
         style = {"marker": marker, "color": color}
-        ax.plot(x, [p["drop_after"] for p in own], ms=7, label=name, zorder=3, **style)
+        ax.plot(x, [p["drop_after"] for p in own], ms=8, label=name, zorder=3, **style)
         before = [p["drop_before"] for p in own]
-        ax.plot(x, before, ls="", ms=5, mfc="none", mew=0.8, alpha=0.7, **style)
+        ax.plot(x, before, ls="", **BEFORE, **style)
     ax.axhline(1, color=BLACK, lw=1, ls="--", label="1 point")
-    ax.plot([], [], "o", color=GREY, ms=5, mfc="none", mew=0.8, label="before fine-tuning")
+    ax.plot([], [], "o", color=GREY, **BEFORE, label="before fine-tuning")
     ax.set_yscale("symlog", linthresh=2)
     ticks = [-1, 0, 1, 2, 5, 10, 20, 50]
     ax.set_yticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
     drops = [d for p in points for d in (p["drop_before"], p["drop_after"])]
     ax.set(
-        xlabel="measured speed-up of the whole net (×)",
+        xlabel=SPEEDUP,
         ylabel="accuracy drop (points)",
         ylim=(min(0, *drops) - 0.3, max(2, 1.3 * max(drops))),
         xlim=(0, None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 
+from cpnb.study.figures.labels import label_points
 from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREY, MARKERS
 
 
@@ -31,6 +32,8 @@ def measured_beside_bound(rows: list[dict], title: str = ""):
 def roofline(stages: dict, rates):
     """GFLOP/s of each stage against its operations a byte, under the machine's roof (log-log).
 
+    One panel a net.
+
     Parameters
     ----------
     stages : dict of str to list of dict
@@ -38,30 +41,28 @@ def roofline(stages: dict, rates):
         arithmetic are left out.
     rates : cpnb.inference.roofline.Rates
     """
-    fig, ax = plt.subplots(figsize=(8, 4.6))
-    most, labels = 1, []
-    for (net, rows), color, marker in zip(stages.items(), CYCLE, MARKERS, strict=False):
-        rows = [row for row in rows if row["multiplies"]]
-        x = [2 * row["multiplies"] / row["bytes"] for row in rows]
-        y = [2 * row["multiplies"] / row["ms"] / 1e6 for row in rows]
-        ax.plot(x, y, marker, color=color, label=net, ms=8)
-        most = max(most, *x)
-        for row, *point in zip(rows, x, y, strict=True):
-            # Stages of a kind lie close together: each label a line below the last one near it.
-            at = np.log10(point) + (0.06, 0.0)
-            while any(abs(at[0] - u) < 0.75 and abs(at[1] - v) < 0.1 for u, v in labels):
-                at[1] -= 0.02
-            labels.append(at)
-            ax.annotate(
-                row["stage"], point, xytext=10**at, fontsize=8, color=color, va="center",
-                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": color},
-            )  # fmt: skip
-    grid = np.geomspace(0.05, 4 * most, 200)
+    fig, axes = plt.subplots(
+        1, len(stages), figsize=(5.8 * len(stages), 4.8), sharex=True, sharey=True, squeeze=False
+    )
+    stages = {net: [r for r in rows if r["multiplies"]] for net, rows in stages.items()}
+    intensities = [_intensity(row) for rows in stages.values() for row in rows]
+    grid = np.geomspace(0.5 * min(intensities), 4 * max(intensities), 200)
     label = f"roof: {rates.gflops:.0f} GFLOP/s, {rates.gbytes:.0f} GB/s"
-    ax.plot(grid, rates.roof(grid), color=BLACK, lw=1.5, label=label)
-    ax.set(
-        xscale="log", yscale="log", xlabel="operations a byte moved (FLOP/B)",
-        ylabel="rate reached (GFLOP/s)",
-    )  # fmt: skip
-    ax.legend(fontsize=9, loc="lower right")
+    for ax, (net, rows), color, marker in zip(
+        axes[0], stages.items(), CYCLE, MARKERS, strict=False
+    ):
+        points = [(_intensity(row), 2 * row["multiplies"] / row["ms"] / 1e6) for row in rows]
+        ax.plot(*zip(*points, strict=True), marker, color=color, ms=8)
+        ax.plot(grid, rates.roof(grid), color=BLACK, lw=1.5, label=label)
+        ax.set(xscale="log", yscale="log", xlabel="operations a byte moved (FLOP/B)", title=net)
+    axes[0, 0].set_ylabel("rate reached (GFLOP/s)")
+    axes[0, -1].legend(fontsize=9, loc="lower right")
+    roof = list(zip(grid, rates.roof(grid), strict=True))
+    for ax, rows in zip(axes[0], stages.values(), strict=True):
+        points = [tuple(point) for point in ax.lines[0].get_xydata()]
+        label_points(ax, points, [row["stage"] for row in rows], avoid=roof)
     return fig
+
+
+def _intensity(stage: dict) -> float:
+    return 2 * stage["multiplies"] / stage["bytes"]

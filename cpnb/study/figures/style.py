@@ -68,3 +68,11 @@ def rank_axis(ax, ranks) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda r, _: f"{r:g}"))
     ax.minorticks_off()
     ax.set_xlabel("rank R")
+
+
+def told(text: str):
+    """A figure that says why there is none."""
+    fig, ax = plt.subplots(figsize=(8, 0.6))
+    ax.text(0.5, 0.5, text, ha="center", va="center")
+    ax.set_axis_off()
+    return fig

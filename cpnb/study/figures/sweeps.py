@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+
+from cpnb.study.figures.style import told
+from cpnb.study.selection import chosen
 
 LABELS = 12  # along an axis; of more values some go without
 IN_FIELDS = 64  # fields that have room for their numbers
@@ -47,6 +51,24 @@ def over_two(points, across: str, up: str, figure: str, unit: str = ""):
     if grid.size <= IN_FIELDS:
         _write_in_fields(ax, grid.to_numpy(float))
     return fig
+
+
+def drops_by_rank(rows: list[dict] | None = None):
+    """Accuracy drop after fine-tuning over the ranks of conv2 and conv3: the newest recorded sweep.
+
+    Parameters
+    ----------
+    rows : list of dict, optional
+        Records; the committed ones by default.
+    """
+    sweeps = chosen(rows, claim="rank-sweep")
+    if not sweeps:
+        return told("no sweep of ranks recorded yet; this records one: make replicate")
+    points = pd.DataFrame(sweeps[-1]["points"])
+    names = ["rank of conv2", "rank of conv3"]
+    points[names] = points["label"].str.split("/", expand=True).astype(int)
+    drop = "accuracy drop after fine-tuning"
+    return over_two(points.rename(columns={"drop_after": drop}), *names[::-1], drop, "points")
 
 
 def _write_in_fields(ax, values: np.ndarray) -> None:

@@ -38,7 +38,7 @@ STAGES = {"baseline": "baseline", "decomposed": "decomposed", "finetuned": "fine
 SWEEP_POINTS = {
     "label": ("ranks of conv2/conv3", "{}"),
     "bound": ("fewer multiplies", "{:.2f}×"),
-    "speedup": ("measured speed-up", "{:.2f}×"),
+    "speedup": ("speed-up over dense in PyTorch", "{:.2f}×"),
     "drop_before": ("drop before fine-tuning (points)", "{:.1f}"),
     "drop_after": ("after", "{:.1f}"),
 }
