@@ -199,6 +199,9 @@ def _inference_runs(rows: list[dict] | None, *keys: str, **wanted) -> list[list[
 def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "cpu") -> Table:
     """Optimised nets beside all runtimes, dense and factored.
 
+    Machines of one name differ in speed: figures of one row are of one run in turns, milliseconds
+    of two rows need not be of one machine, so the day of the last run stands beside them.
+
     Parameters
     ----------
     rows : list of dict, optional
@@ -218,7 +221,7 @@ def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "c
         runtime = last["fastest"]["dense"]
         ms = last["latencies"][f"dense, {runtime}"]["median_ms"]
         dense = f"{milliseconds(ms)}, {runtime}"
-        line = {"case": _case(last), "dense": dense, "runs": len(group)}
+        line = {"case": _case(last), "dense": dense, "runs": len(group), "day": last["utc"][:10]}
         for key in ("speedup_of_peers", "share_of_bound"):
             line[key] = median(run[key] for run in group)
         lines.append(last | line | together(group, "speedup"))
@@ -229,6 +232,7 @@ def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "c
         "speedup_of_peers": ("peers", times),
         "speedup": ("ours", times),
         "share_of_bound": ("share", "{:.0%}"),
+        "day": ("recorded", "{}"),
     }
     caption = hardware([run for group in groups for run in group])
     return _of_machines(lines, columns, caption, BENCHMARK)
