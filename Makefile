@@ -77,7 +77,7 @@ test: $(STAMP) ## unit tests, every notebook by nbval, and by papermill with tin
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks $$(test "$$(id -u)" = 0 && echo --allow-root)
 
-sweep: $(STAMP) ## a grid of your own: make sweep NOTEBOOK=notebooks/03_decompose.ipynb GRID="rank=16,32 method=nls,als"
+sweep: $(STAMP) ## a grid of your own: make sweep NOTEBOOK=notebooks/04_finetune.ipynb GRID="rank_conv2=16,32 method=nls,als"
 	@test -n "$(NOTEBOOK)" || { echo 'make sweep NOTEBOOK=notebooks/NAME.ipynb GRID="name=value,value ..."' >&2; exit 2; }
 	$(PYTHON) -m cpnb sweep $(NOTEBOOK) $(if $(GRID),--grid $(GRID)) --out $(RESULTS)/sweep
 

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 import cpnb
 from cpnb.__main__ import COMMANDS
+from cpnb.runs import arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(ROOT.glob("cpnb/**/*.py"))
@@ -172,7 +173,7 @@ def test_files_stay_readable(path):
 # Documents
 
 COURSE = "notebooks/assignments"
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "data/README.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "data/README.md", "cpnb/runs/README.md"]
 DOCUMENTS += [f"{COURSE}/{name}.md" for name in ("INSTRUCTOR", "STUDENT", "AGENTS")]
 
 
@@ -212,9 +213,10 @@ def command_problems(words) -> list:
         if option == "-m" and module.startswith("cpnb") and not is_command(module, word):
             problems.append(f"python -m {module} {word}".rstrip())
     folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"results", ".venv"}
+    made = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
     for word in words:
         name = word.partition("=")[2] or word
-        inside = name.split("/")[0] in folders and "/" in name
+        inside = name.split("/")[0] in folders and "/" in name and name not in made
         if inside and not re.search(r"[<>{}*]", name) and not (ROOT / name).exists():
             problems.append(name)
     return problems
@@ -243,6 +245,43 @@ def test_documents_tell_commands_and_files_that_exist(name):
     for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
         problems += [] if (folder / link).exists() else [f"link to {link}"]
     assert not problems
+
+
+def sweeps(text):
+    """Words behind `sweep` of each command of a text, those of `make sweep` among them."""
+    for words in commands(text):
+        if words[:2] == ["make", "sweep"]:
+            given = dict(word.split("=", 1) for word in words[2:])
+            yield [given["NOTEBOOK"], "--grid", *given["GRID"].split()]
+        elif "sweep" in words and "cpnb" in words:
+            yield words[words.index("sweep") + 1 :]
+
+
+def test_sweeps_are_found_in_text():
+    text = (
+        "    A=x python -m cpnb sweep a --grid b=1,2  # c\n\n`make sweep NOTEBOOK=a GRID='b=1 c=2'`"
+    )
+    assert [*sweeps(text)] == [["a", "--grid", "b=1,2"], ["a", "--grid", "b=1", "c=2"]]
+
+
+@pytest.mark.parametrize(
+    "name", ["Makefile", "cpnb/runs/README.md", "cpnb/runs/sweep.py", "data/README.md"]
+)
+def test_sweeps_that_are_told_would_run(name, tmp_path, monkeypatch):
+    """Their notebooks have the parameters that they give, of these types."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name == "Makefile":
+        text = "".join(f"`{told}`" for told in re.findall(r"^sweep:.*: (make .*)", text, re.M))
+    elif name.endswith(".py"):
+        text = ast.get_docstring(ast.parse(text))
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    (tmp_path / "points.csv").write_text("layer\nconv1\nconv2\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path / "results"))
+    found = [*sweeps(text)]
+    assert found
+    for words in found:
+        arguments.parse(words)  # what is wrong it says, and exits
 
 
 def test_the_readme_tells_the_two_commands():

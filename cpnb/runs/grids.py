@@ -40,7 +40,7 @@ def grid_points(grid: dict) -> list[dict]:
 
 
 def point_name(stem: str, given: dict, defaults: dict) -> str:
-    """File name that tells the point, such as 03_decompose__rank=16__method=als.ipynb.
+    """File name that tells the point, such as 04_finetune__rank_conv2=16__method=als.ipynb.
 
     Where a name alone would not tell the values, as of 1 and "1", or of N and n, which some disks
     do not tell apart, a hash of them is added.

@@ -1,8 +1,8 @@
 """The way of records into the repository: rows of committed code are copied, others refused.
 
-python -m cpnb publish                  # copies this machine's records
-python -m cpnb publish FILE --force     # those of another file, of uncommitted code too
-python -m cpnb publish --list           # only says what is recorded
+.venv/bin/python -m cpnb publish                  # copies this machine's records
+.venv/bin/python -m cpnb publish FILE --force     # those of another file, of uncommitted code too
+.venv/bin/python -m cpnb publish --list           # only says what is recorded
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs of many notebooks, and of one notebook over a grid of parameters, here or on a cluster.
 
-    python -m cpnb sweep notebooks/03_decompose.ipynb -p layer conv2 --grid rank=16,32,64 --jobs 2
+    .venv/bin/python -m cpnb sweep notebooks/00_quickstart.ipynb -p epochs 2 --grid rank=16,32,64
 
 executes the notebook once for every point of the grid into results/local. Names and types of all
 parameters are checked before anything runs; runs that have finished before are not repeated. How
