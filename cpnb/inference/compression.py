@@ -41,6 +41,10 @@ def compress(
 ) -> nn.Module:
     """Return a compressed copy of ``model``; no label is read and nothing is trained.
 
+    Layers that ``plan.ranks`` names are factored. With data, plain layers that stay dense behind
+    the first factored one are refitted too, unless they are large or the data few: their weights
+    and biases change.
+
     Parameters
     ----------
     model : nn.Module

@@ -58,7 +58,8 @@ def plan(
         Budget, instead: how many times faster the whole net is to be on this machine, above 1, by
         the milliseconds of single layers, each in the runtime that is fastest for it.
     layers : list of str, optional
-        Layers that may be factored; by default all that CP or the SVD suits, but the first.
+        Layers that may be factored; by default all that CP or the SVD suits, but the first and
+        those with less than a thousandth of the multiplies.
     progress : bool
         Show a progress bar.
 

@@ -46,6 +46,7 @@ def save_factored(model: nn.Module, path, metadata: dict | None = None) -> None:
     path : path-like
     metadata : dict, optional
         JSON-able notes of your own; :func:`load_factored` does not read them, `safetensors` does.
+        The keys ``format`` and ``layers`` are taken: what they hold is overwritten.
 
     Raises
     ------

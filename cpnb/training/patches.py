@@ -71,7 +71,8 @@ def fit_to_patches(
         The layer is no `CPConv2d` in model, or no ``nn.Conv2d`` in reference, or computes something
         else than such a layer does.
     ValueError
-        There is no such layer; what :func:`patch_moments` raises.
+        There is no such layer; its stride, padding, dilation or the like differ in model and
+        reference; what :func:`patch_moments` raises.
     """
     factored = find_part(model, layer, "model")
     if not isinstance(factored, CPConv2d):
