@@ -80,7 +80,7 @@ def test_every_import_is_a_declared_dependency():
     )
     lines = [*project()["dependencies"], *optional]
     told = {canonicalize_name(Requirement(line).name) for line in lines}
-    package_of = {"PIL": "pillow", "yaml": "pyyaml"}
+    package_of = {"PIL": "pillow", "yaml": "pyyaml", "zmq": "pyzmq"}
     found = {name.split(".")[0] for path in MODULES for name in imports(path)}
     found -= {"cpnb", "__future__"} | set(sys.stdlib_module_names)
     missing = {n for n in found if canonicalize_name(package_of.get(n, n)) not in told}
