@@ -29,8 +29,8 @@ def compressed(net: str, factor: float):
             f"{median(r['seconds'] for r in runs):.0f} s; CIFAR-10, JPEG copy"
         )
         brief = (
-            f"drop {median(drops):.2f} points, CIFAR-10 as a JPEG copy (median of "
-            f"{counted(len(runs), 'sample')} of {runs[0]['images']} images)"
+            f"drop {median(drops):.2f} points, CIFAR-10, JPEG copy (median of "
+            f"{counted(len(runs), 'sample')})"
         )
         return Finding(here, MEASURED, runs, brief)
 
