@@ -249,9 +249,11 @@ def test_cp_is_compared_with_the_fastest_rival_within_a_point():
     ]  # fmt: skip
     line = by_claim(rows)[AGAINST]
     assert "ratio 1.25 (" in line.here and "7.5× against 5.0×" in line.here
-    assert by_claim([*rows, *rival("tucker", 9.0, 0.9)])[AGAINST].verdict == "not replicated"
+    assert by_claim([*rows, *rival("biclustering", 9.0, 0.9)])[AGAINST].verdict == "not replicated"
+    later = by_claim([*rows, *rival("tucker", 9.0, 0.9)])[AGAINST]
+    assert later.verdict == line.verdict and "later than the paper: Tucker-2" in later.here
     assert by_claim(rival("nls", 5.0, 0.8))[AGAINST].here == "–"
-    alone = by_claim(rival("nls", 5.0, 0.8) + rival("tucker", 5.0, 3.0))[AGAINST]
+    alone = by_claim(rival("nls", 5.0, 0.8) + rival("jaderberg-1", 5.0, 3.0))[AGAINST]
     assert alone.verdict == "not replicated" and "no net of the rivals" in alone.here
 
 
