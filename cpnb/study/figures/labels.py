@@ -80,7 +80,10 @@ def _places(mark, size, unit: float):
 def _hits(ax, mark, offset, box: Bbox, taken: list[Bbox], unit: float) -> int:
     """How much a label and the line that leads to it would lie over; the label counts most."""
     whole = np.hypot(*offset)
-    line = [mark + unit * offset * part for part in np.linspace(1.2 * MARK / whole, 1, 30)]
-    over = sum(30 * t.overlaps(box) + sum(t.contains(*at) for at in line) for t in taken)
+    line = mark + unit * offset * np.linspace(1.2 * MARK / whole, 1, 30)[:, None]
+    low, high = np.array([(t.min, t.max) for t in taken]).reshape(-1, 2, 2).swapaxes(0, 1)
+    under_label = ((low <= box.max) & (box.min <= high)).all(1)
+    under_line = ((low <= line[:, None]) & (line[:, None] <= high)).all(2)
+    over = 30 * int(under_label.sum()) + int(under_line.sum())
     inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
     return over + (0 if inside else 1000)
