@@ -107,10 +107,10 @@ def fastest_within(points: list[dict], drop: float, key: str = "speedup") -> dic
 
     Points that have a drop on the validation split are chosen by it, and told on the test split.
     """
-    return max((p for p in points if lost(p) <= drop), key=lambda p: p[key], default=None)
+    return max((p for p in points if judged_by(p) <= drop), key=lambda p: p[key], default=None)
 
 
-def lost(point: dict) -> float:
+def judged_by(point: dict) -> float:
     """Points lost where nets are chosen; infinite for one that was never told there."""
     drop = point.get("drop_validation", point["drop_after"])
     return inf if drop is None else drop

@@ -6,7 +6,7 @@ Answered by the records of ``benchmarks/rivals.py`` and ``benchmarks/denton.py``
 from __future__ import annotations
 
 from cpnb.study.commands import DENTON, RIVALS
-from cpnb.study.comparison import NAMES, compared, fastest_within, lost, ratio_of, told_ratio
+from cpnb.study.comparison import NAMES, compared, fastest_within, judged_by, ratio_of, told_ratio
 from cpnb.study.findings import NO, ORDER, OTHER, Claim, Finding, counted
 
 PAPERS = ("jaderberg-2", "jaderberg-1", "biclustering")
@@ -37,7 +37,7 @@ def rival(methods: tuple[str, ...], goal: float, drop: float):
         if not fast:
             best = max(points, key=lambda p: p["speedup"])
             return Finding(f"no net was so fast; the fastest: {_told(best)}", NO, best["runs"])
-        best = min(fast, key=lost)
+        best = min(fast, key=judged_by)
         widest = fastest_within(points, drop)
         here = f"CharNet on Chars74K, {counted(best['seeds'], 'seed')}; {_told(best)}"
         if widest not in (None, best):
@@ -143,8 +143,8 @@ def linear_layers(paper: tuple[float, ...]):
 SCHEMES = ("jaderberg-2", "jaderberg-1")
 
 RIVAL_CLAIMS = [
-    Claim("CharNet at ≤ 1 point: CP against the best rival", "8.5× against 4.5×", "C",
-          against_the_best_rival, RIVALS, short="CP against the best rival, at ≤ 1 point"),
+    Claim("CharNet at ≤ 1 point: CP against the paper's best rival", "8.5× against 4.5×", "C",
+          against_the_best_rival, RIVALS, short="CP against the paper's best rival, at ≤ 1 point"),
     Claim("Denton 2014: convolutions", "2× within 1%", "C",
           rival(("biclustering",), 2.0, 1.0), RIVALS),
     Claim("Denton 2014: conv1, C′=6", "3×", "U", layer_alone("conv1", 3.0), DENTON),

@@ -54,7 +54,9 @@ def test_accuracy_is_recorded_once_for_each_method_rank_and_seed(capsys):
     assert [row["method"] for row in found] == ["nls", "jaderberg-2"]
     assert found[0]["ranks"] == [4, 4] and found[0]["degeneracy"][0] <= 10.001
     net, example = cpnb.load_charnet(), torch.zeros(1, 1, 24, 24)
+    unseen = cpnb.accuracy(net, cpnb.load_dataset("characters", "validation", size=72))
     for row in found:
+        assert row["accuracy_baseline_validation"] == unseen != row["accuracy_baseline"]
         assert row["bound"] == pytest.approx(
             cpnb.count_multiplies(net, example) / row["multiplies"]
         )

@@ -1,10 +1,11 @@
 """The table of claims: nothing in it without a record, nothing left out."""
 
+import numpy as np
 import pytest
 
 from cpnb.runs.places import repository
 from cpnb.runs.records import recorded
-from cpnb.study import report
+from cpnb.study import figures, report
 from cpnb.study.claims import CLAIMS
 
 PLAIN = "CharNet: accuracy after CP, plain NLS (the paper's solver)"
@@ -182,7 +183,7 @@ def rival(method, speedup, drop, seed=0, ranks=(8, 8), **values):
     return [MACHINE | net | accuracy | values, MACHINE | net | latency]
 
 
-AGAINST = "CharNet at ≤ 1 point: CP against the best rival"
+AGAINST = "CharNet at ≤ 1 point: CP against the paper's best rival"
 REACHED = "reached, by fine-tuning the entire net, on other data"
 JADERBERG = {goal: f"{goal} (confirmed)" for goal in ("2.5× without loss", "4.5× at < 1% drop")}
 
@@ -371,3 +372,20 @@ def test_without_records_the_command_stops(monkeypatch, tmp_path, capsys):
     assert stop.value.code == 1
     told = capsys.readouterr()
     assert told.out == "" and f"no records in {missing}" in told.err
+
+
+def test_readmes_figure_has_the_speed_and_the_loss_of_the_rows_beside_it():
+    """One denominator: the fastest dense net of all runtimes; the loss is the mean of the seeds."""
+    dense, small = (
+        MACHINE | {"claim": "alternatives", "net": "resnet20", "commit": "c"} | values
+        for values in (
+            {"name": "dense", "accuracy": 0.88, "factor": 1.0, "speedup": 1.0},
+            {"name": "CP by the plan", "accuracy": 0.86, "factor": 3.7, "speedup": 2.4},
+        )
+    )
+    rows = [finetune(0, finetuned=0.90), finetune(1, finetuned=0.905), optimised(64, 9.0)]
+    ax = figures.headline([*rows, optimised(32, 12.0), dense, small]).axes[0]
+    charnet, resnet = ax.lines[:2]
+    assert charnet.get_xydata() == pytest.approx(np.array([[9.0, 0.75]]))
+    assert resnet.get_xydata() == pytest.approx(np.array([[2.4, 2.0]]))
+    assert "over the fastest dense net of all runtimes" in ax.get_xlabel()

@@ -8,8 +8,9 @@ import numpy as np
 from cpnb.data.distortions import PATCH
 from cpnb.data.glyphs import CLASSES
 from cpnb.runs.records import recorded
+from cpnb.study.commands import REPLICATE
 from cpnb.study.figures.labels import label_points
-from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, RED, told
+from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, RED, nothing
 from cpnb.study.machines import machine
 from cpnb.study.selection import characters
 
@@ -84,7 +85,7 @@ def tradeoff(
         sweeps = recorded() if records is None else records
         sweeps = [row for row in sweeps if row["claim"] == "rank-sweep"]
         if not sweeps:
-            return told("no sweep of ranks recorded yet; this records one: make replicate")
+            return nothing(REPLICATE)
         rows, title = sweeps[-1]["points"], title or _of_sweep(sweeps[-1])
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[1.25, 1])
     rows = sorted(rows, key=lambda row: row["speedup"])

@@ -11,20 +11,11 @@ import matplotlib.pyplot as plt
 
 from cpnb.study.commands import ALEXNET_KERNEL, ALEXNET_LATENCY, SQUEEZENET
 from cpnb.study.figures.decomposition import lines_by_rank
-from cpnb.study.figures.style import BLUE, CYCLE, MARKERS, rank_axis
+from cpnb.study.figures.style import BLUE, CYCLE, MARKERS, nothing, rank_axis
 from cpnb.study.selection import grouped
 from cpnb.study.tables.alexnet import kernel_fits, layer_latencies, squeezed
-from cpnb.study.tables.layout import to_be_made
 
 IN_EACH_GROUP = "rank R in each group"
-
-
-def nothing(command: str):
-    """A figure that says what makes the missing records."""
-    fig, ax = plt.subplots(figsize=(9, 0.6))
-    ax.set_axis_off()
-    ax.text(0, 0.5, to_be_made(command), fontsize=8, va="center", wrap=True)
-    return fig
 
 
 def alexnet_kernels(rows: list[dict] | None = None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cpnb.study.commands import RIVALS
 from cpnb.study.comparison import NAMES, compared
 from cpnb.study.figures.accuracy import methods_compared
-from cpnb.study.figures.alexnet import nothing
+from cpnb.study.figures.style import nothing
 from cpnb.study.selection import chosen
 from cpnb.study.tables.rivals import conditions
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 
 from cpnb.study.commands import BOUNDS
-from cpnb.study.figures.alexnet import nothing
-from cpnb.study.figures.style import BLACK, CYCLE, GREY, MARKERS
+from cpnb.study.figures.style import BLACK, CYCLE, GREY, MARKERS, nothing
 from cpnb.study.selection import chosen, grouped, newest_code
 
 APART = 0.16  # between the learning rates at one bound; bounds are 1 apart

@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from cpnb.study.tables.layout import to_be_made
+
 # Okabe and Ito's palette: told apart by readers with any kind of colour vision.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#999999"
@@ -70,9 +72,9 @@ def rank_axis(ax, ranks) -> None:
     ax.set_xlabel("rank R")
 
 
-def told(text: str):
-    """A figure that says why there is none."""
-    fig, ax = plt.subplots(figsize=(8, 0.6))
-    ax.text(0.5, 0.5, text, ha="center", va="center")
+def nothing(command: str):
+    """A figure that says what makes the missing records."""
+    fig, ax = plt.subplots(figsize=(9, 0.6))
     ax.set_axis_off()
+    ax.text(0, 0.5, to_be_made(command), fontsize=8, va="center", wrap=True)
     return fig

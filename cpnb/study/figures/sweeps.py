@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from cpnb.study.figures.style import told
+from cpnb.study.commands import REPLICATE
+from cpnb.study.figures.style import nothing
 from cpnb.study.selection import chosen
 
 LABELS = 12  # along an axis; of more values some go without
@@ -63,7 +64,7 @@ def drops_by_rank(rows: list[dict] | None = None):
     """
     sweeps = chosen(rows, claim="rank-sweep")
     if not sweeps:
-        return told("no sweep of ranks recorded yet; this records one: make replicate")
+        return nothing(REPLICATE)
     points = pd.DataFrame(sweeps[-1]["points"])
     names = ["rank of conv2", "rank of conv3"]
     points[names] = points["label"].str.split("/", expand=True).astype(int)
