@@ -68,7 +68,8 @@ replicate: $(STAMP) ## the main job: notebooks 00 to 10; an interrupted one is t
 	exit $$status
 
 test: $(STAMP) ## unit tests, every notebook by nbval, and by papermill with tiny parameters
-	$(PYTHON) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --durations=15
+	$(PYTHON) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+		--no-loadscope-reorder --durations=15
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
 	CPNB_RESULTS="$$results" $(PYTHON) -m pytest --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=600 --durations=5 $(NOTEBOOKS)

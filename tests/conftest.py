@@ -31,6 +31,14 @@ def pytest_configure(config):
         torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
+LONGEST = ("test_notebooks.py", "test_networks.py", "test_assignments.py", "test_hostile.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take minutes first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_unconfigure(config):
     shutil.rmtree(config.results_folder, ignore_errors=True)
 
