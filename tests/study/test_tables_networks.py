@@ -28,10 +28,19 @@ def test_the_plan_stands_beside_one_rate_with_the_range_of_the_samples():
     assert "bench_compress" in repr(tables.compressions([]))
 
 
-def test_fine_tuned_nets_and_alternatives_name_their_figures():
-    tuned = row("compress-finetune", net="resnet20", factor=3.7, seed=0, epochs=5, drop=0.004,
-                accuracy_dense=0.9, accuracy_compressed=0.8, accuracy_finetuned=0.896)  # fmt: skip
-    assert "89.6%" in repr(tables.tuned([tuned]))
+def test_fine_tuned_nets_stand_beside_the_dense_one_with_the_range_of_the_samples():
+    rows = [
+        row("compress-finetune", net="resnet20", factor=factor, seed=seed, epochs=5, drop=drop,
+            accuracy_dense=0.9, accuracy_compressed=0.9 - before)
+        for factor, seed, before, drop in (
+            (3.7, 0, 0.03, 0.004), (3.7, 1, 0.02, 0.002), (1.0, 0, 0.0, -0.01))
+    ]  # fmt: skip
+    told = repr(tables.tuned(rows))
+    assert "dense" in told and "-1.00" in told
+    assert "2.50 (2.00 to 3.00)" in told and "0.30 (0.20 to 0.40)" in told
+
+
+def test_alternatives_name_their_figures():
     other = row("alternatives", name="int8 (NNCF)", runtime="OpenVINO", accuracy=0.87, speedup=2.5,
                 multiplies=40e6, ms=1.25, labels="512 images", batch=64, factor=1.9)  # fmt: skip
     told = repr(tables.alternatives([other]))
