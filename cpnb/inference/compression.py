@@ -3,8 +3,8 @@
 Each layer is decomposed and fitted to the outputs of the one it replaces, on the inputs that the
 layers before it, compressed already, now give (the data reconstruction of Jaderberg et al., 2014,
 in the asymmetric form of Zhang et al., 2016); a layer that stays dense is refitted to make up for
-those before it. A layer whose output a shortcut is added to gives what the sum lacks, as far as the
-model can be traced (He et al., 2017; `cpnb.training.beside`). Of the data only moments are kept.
+those before it. As far as the model can be traced, what counts is the residual sum that a layer
+enters and the ReLU behind it (`cpnb.training.targets`). Of the data only moments are kept.
 Means are taken up by a bias that the fitted layers get, so that BatchNorm's statistics hold as they
 are: estimated anew on a few hundred images they would be worse than those of the whole training.
 """

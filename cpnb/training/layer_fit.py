@@ -50,7 +50,7 @@ class LayerFit:
             return
         if method == "nls":
             self.moments = patch_moments(
-                model, reference, layer, data, positions=POSITIONS, centred=True, whole_sum=True
+                model, reference, layer, data, positions=POSITIONS, centred=True, downstream=True
             )
         else:
             self.covariance = input_covariance(model, layer, data)
@@ -114,7 +114,7 @@ def refit(model: nn.Module, reference: nn.Module, layer: str, data) -> bool:
     groups = getattr(dense, "groups", 1)
     if dense.weight[0].numel() > LARGEST:
         return False
-    moments = patch_moments(model, reference, layer, data, positions=POSITIONS, whole_sum=True)
+    moments = patch_moments(model, reference, layer, data, positions=POSITIONS, downstream=True)
     if moments[0].count < 4 * len(moments[0].patch_mean):
         return False
     kernels = dense.weight.double().flatten(1).chunk(groups)

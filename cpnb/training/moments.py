@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from cpnb.layers.plain import plain
 from cpnb.training.batches import image_batches
-from cpnb.training.beside import Lack
 from cpnb.training.evaluation import device_of, evaluation_mode
 from cpnb.training.seen import calls_of, find_part, seen
+from cpnb.training.targets import Target
 
 ROUNDING = 1e-6  # share of the mean: float32 maps that spread by less are constant
 
@@ -58,7 +58,7 @@ def patch_moments(
     batch_size: int = 32,
     positions: int | None = None,
     centred: bool | None = None,
-    whole_sum: bool = False,
+    downstream: bool = False,
 ) -> list[PatchMoments]:
     """Moments of a layer's input patches in ``model`` and its outputs in ``reference``.
 
@@ -80,9 +80,9 @@ def patch_moments(
     centred : bool, optional
         Second moments about the mean, for a layer with a bias that can take the mean up; by default
         where the convolution has one.
-    whole_sum : bool
-        Where the layer's output is added to a shortcut, take for its output in ``reference`` what
-        gives the same sum beside the shortcut that ``model`` has (:mod:`cpnb.training.beside`).
+    downstream : bool
+        In place of the outputs in ``reference`` take what serves the sum that they enter and the
+        ReLU behind it best, as ``model`` is (:mod:`cpnb.training.targets`).
 
     Returns
     -------
@@ -100,14 +100,14 @@ def patch_moments(
     student, teacher = find_part(model, layer, "model"), find_part(reference, layer, "reference")
     groups, count, calls, device = [], 0, None, device_of(model)
     generator = torch.Generator().manual_seed(0)
-    lack = Lack(model, reference, layer) if whole_sum else None
     with evaluation_mode(model), evaluation_mode(reference):
+        target = Target(model, reference, layer) if downstream else None
         for images in image_batches(loader, batch_size):
             images = images.to(device)
             calls = calls or calls_of(model, student, images)
             sides = seen(model, student, images, calls), seen(reference, teacher, images, calls)
-            for (x, _), (_, z) in zip(*sides, strict=True):
-                z = z + lack(images) if lack else z
+            for (x, now), (_, z) in zip(*sides, strict=True):
+                z = target(images, now, z) if target else z
                 if linear:
                     x, z = (maps.flatten(0, -2)[..., None, None] for maps in (x, z))
                 padded = _padded(x, conv)

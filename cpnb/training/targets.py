@@ -1,0 +1,118 @@
+"""What a compressed layer should give for the network behind it, not for itself alone.
+
+Two things are known of what follows a layer, where the model can be traced. A residual sum adds the
+errors of the blocks before, which the layer can make up for (He, Zhang and Sun, 2017, section 3.3,
+of pruned channels); and a ReLU makes one of all that is negative, so where both networks are there,
+nothing is to be mended (Zhang et al., 2016, section 3.3).
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from cpnb.layers.stand_in import StandIn
+
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+RECTIFIERS = (F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, "relu", "relu_")
+SMALLEST = 1e-2  # of the largest scale: a map that the norm shuts off has no say
+
+
+class Target:
+    """What a layer of ``model`` should give, for the sum that it enters and the ReLU behind.
+
+    Parameters
+    ----------
+    model, reference : nn.Module
+        The network as far as it is approximated, and the full one.
+    layer : str
+    """
+
+    def __init__(self, model: nn.Module, reference: nn.Module, layer: str):
+        both = [] if model is reference else [model, reference]  # one and the same lacks nothing
+        self._ends = [_End.of(m, layer) for m in both] or [None]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, now: Tensor, full: Tensor) -> Tensor:
+        """From the layer's outputs (N, T, ...) in ``model`` and ``reference``: what fits better.
+
+        Where nothing is known of what follows, those of the reference.
+        """
+        if None in self._ends or now.shape != full.shape:
+            return full
+        end = self._ends[1]
+        have, want = (e.path(images) for e in self._ends)
+        if have.shape != now.shape or want.shape != now.shape:
+            return full
+        if end.rectified:
+            want = torch.where(want > 0, want, have.clamp_max(0))
+        return now + (want - have) / end.scale
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module, name):
+        return isinstance(module, StandIn) or super().is_leaf_module(module, name)
+
+
+class _End:
+    """The last value before a ReLU that a layer's output enters linearly."""
+
+    def __init__(self, path: fx.GraphModule, norm: nn.Module | None, rectified: bool):
+        self.path, self.rectified = path, rectified
+        self.scale = 1.0 if norm is None else _scale(norm)  # of the layer's output in it
+
+    @classmethod
+    def of(cls, model: nn.Module, layer: str) -> _End | None:
+        try:
+            graph = _Tracer().trace(model)
+        except Exception:  # whatever the model does with a tensor that is none
+            return None
+        found = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
+        if len(found) != 1:
+            return None
+        (node,), norm, summed = found, None, False
+        while len(node.users) == 1:
+            (user,) = node.users
+            part = model.get_submodule(user.target) if user.op == "call_module" else None
+            if isinstance(part, nn.BatchNorm2d) and norm is None and not summed:
+                norm = part
+            elif _is_sum(user) and not summed:
+                summed = True
+            else:
+                break
+            node = user
+        rectified = bool(node.users) and all(_rectifies(model, user) for user in node.users)
+        return cls(_up_to(model, graph, node), norm, rectified)
+
+
+def _is_sum(node: fx.Node) -> bool:
+    named = node.op in ("call_function", "call_method") and node.target in SUMS
+    return named and len(node.all_input_nodes) == 2 and not node.kwargs  # no factor `alpha`
+
+
+def _rectifies(model: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(model.get_submodule(node.target), (nn.ReLU, nn.ReLU6))
+    return node.op in ("call_function", "call_method") and node.target in RECTIFIERS
+
+
+def _scale(norm: nn.BatchNorm2d) -> Tensor:
+    scale = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)
+    small = scale.abs() <= SMALLEST * scale.abs().max()
+    return torch.where(small, torch.inf, scale)[:, None, None].detach()
+
+
+def _up_to(model: nn.Module, graph: fx.Graph, last: fx.Node) -> fx.GraphModule:
+    copy, copies = fx.Graph(), {}
+    for node in graph.nodes:
+        copies[node] = copy.node_copy(node, copies.__getitem__)
+        if node is last:
+            break
+    copy.output(copies[last])
+    path = fx.GraphModule(model, copy)
+    path.graph.eliminate_dead_code()
+    path.recompile()
+    return path
