@@ -2,11 +2,13 @@
 
     CPNB_DATA=... python benchmarks/bench_compress.py resnet20 --weights resnet20.safetensors
     CPNB_DATA=... python benchmarks/bench_compress.py squeezenet --factors 2 3
+    python benchmarks/bench_compress.py resnet18 --factors 2.4 --images 128    # how long it takes
 
 Both get the same fits (`cpnb.compress`) at the same number of multiplies. ResNets see a random
 sample of CIFAR-10's training images, as they are and mirrored; the drop is counted on its 10,000
 test images. SqueezeNet's 3×3 layers are fitted to one half of the ImageNet sample and evaluated on
-the other, and the other way round; its factors count multiplies in those layers alone. One record a
+the other, and the other way round; its factors count multiplies in those layers alone. Of
+torchvision's ResNet-18 (224², random weights and images) the time alone is measured. One record a
 net, factor, seed and allocation.
 """
 
@@ -16,15 +18,18 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import TensorDataset
+from torchvision.models import resnet18
 
 import cpnb
 from cpnb.nets.squeezenet import expand_layers
 from cpnb.training.divergence import divergence
 
+NETS = ("resnet20", "resnet56", "squeezenet", "resnet18")
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("net", choices=("resnet20", "resnet56", "squeezenet"))
+    parser.add_argument("net", choices=NETS)
     parser.add_argument("--weights", help="safetensors file; by default the one among the data")
     parser.add_argument("--factors", type=float, nargs="+", default=[1.9, 2.7, 3.7, 5.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -32,7 +37,7 @@ def main():
     parser.add_argument("--allocations", nargs="+", default=["plan", "one rate"])
     parser.add_argument("--save-to", help="keep the planned nets: a path with {factor}")
     options = parser.parse_args()
-    (squeezenet if options.net == "squeezenet" else resnet)(options)
+    {"squeezenet": squeezenet, "resnet18": duration}.get(options.net, resnet)(options)
 
 
 def resnet(options):
@@ -88,6 +93,27 @@ def squeezenet(options):
                 drop=dense[5] - found[5], top1_drop=dense[1] - found[1], test_size=len(labels),
                 dataset="imagenet-sample", images=int(halves[0].sum()),
             )  # fmt: skip
+
+
+def duration(options):
+    """Of plan and compression; what the weights are makes no difference to it."""
+    torch.manual_seed(0)
+    net = resnet18(weights=None).eval()
+    data = torch.randn(options.images, 3, 224, 224)
+    for factor in options.factors:
+        start = time.perf_counter()
+        plan = cpnb.plan(net, data[:1], data, multiplies=1 / factor)
+        planned = time.perf_counter()
+        cpnb.compress(net, plan, data)
+        row = {
+            "net": options.net,
+            "factor": factor,
+            "images": options.images,
+            "seconds_plan": planned - start,
+            "seconds_compress": time.perf_counter() - planned,
+        }
+        print(row)
+        cpnb.record("compress-seconds", **row, method="compress")
 
 
 def compressed(net, plan, data, how):

@@ -40,6 +40,13 @@ def test_fine_tuned_nets_stand_beside_the_dense_one_with_the_range_of_the_sample
     assert "2.50 (2.00 to 3.00)" in told and "0.30 (0.20 to 0.40)" in told
 
 
+def test_the_time_that_a_plan_and_its_compression_take():
+    told = repr(tables.compress_seconds([row("compress-seconds", net="resnet18", factor=2.4,
+                images=128, seconds_plan=61.2, seconds_compress=75.9)]))  # fmt: skip
+    assert "ResNet-18" in told and " 61 " in told and "76" in told and "128" in told
+    assert "bench_compress" in repr(tables.compress_seconds([]))
+
+
 def test_alternatives_name_their_figures():
     other = row("alternatives", name="int8 (NNCF)", runtime="OpenVINO", accuracy=0.87, speedup=2.5,
                 multiplies=40e6, ms=1.25, labels="512 images", batch=64, factor=1.9)  # fmt: skip

@@ -26,7 +26,13 @@ from cpnb.study.tables.finetuning import (
 from cpnb.study.tables.kernels import FITS, SOLVERS, decompositions
 from cpnb.study.tables.layout import percent, points, rounded, show, spread, times
 from cpnb.study.tables.live import multiplies, solver_results
-from cpnb.study.tables.networks import alternatives, compressions, layer_speeds, tuned
+from cpnb.study.tables.networks import (
+    alternatives,
+    compress_seconds,
+    compressions,
+    layer_speeds,
+    tuned,
+)
 from cpnb.study.tables.rivals import (
     RIVAL_NETS,
     rivals_at_like_multiplies,
@@ -57,6 +63,6 @@ __all__ = [
     "alexnet_finetuning", "alexnet_kernels", "alexnet_latencies", "alexnet_rates",
     "alexnet_runtimes", "squeezenet", "KERNEL_FITS", "TOP_K",
     "rivals_at_like_multiplies", "rivals_in_words", "rivals_within", "RIVAL_NETS",
-    "alternatives", "compressions", "layer_speeds", "tuned",
+    "alternatives", "compress_seconds", "compressions", "layer_speeds", "tuned",
     "beyond", "claims", "commands", "questions",
 ]  # fmt: skip

@@ -97,6 +97,21 @@ def tuned(rows: list[dict] | None = None) -> Table:
     return show(lines, columns, to_be_made(f"{COMPRESS} {KEEP} && {tune}"), TUNED + hardware(runs))
 
 
+def compress_seconds(rows: list[dict] | None = None) -> Table:
+    """How long a plan and its compression take."""
+    runs = newest(chosen(rows, claim="compress-seconds"), "net", "factor", "images", "threads")
+    columns = {
+        "name": ("net", "{}"),
+        "factor": ("fewer multiplies", times),
+        "images": ("unlabelled images", "{}"),
+        "seconds_plan": ("plan (seconds)", "{:.0f}"),
+        "seconds_compress": ("compress (seconds)", "{:.0f}"),
+    }
+    lines = [run | {"name": NETS[run["net"]]} for run in runs]
+    made = ".venv/bin/python benchmarks/bench_compress.py resnet18 --factors 2.4 --images 128"
+    return show(lines, columns, to_be_made(made), hardware(runs))
+
+
 def layer_speeds(rows: list[dict] | None = None) -> list[dict]:
     """The newest recorded speed-ups of single layers: kernel, maps, size, batch, speedup, bound."""
     return newest(
