@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cpnb.layers.plain import plain
 from cpnb.training.batches import image_batches
 from cpnb.training.evaluation import device_of, evaluation_mode
-from cpnb.training.seen import calls_of, find_part, seen
+from cpnb.training.seen import find_part
 from cpnb.training.targets import Target
 
 ROUNDING = 1e-6  # share of the mean: float32 maps that spread by less are constant
@@ -97,17 +97,14 @@ def patch_moments(
     """
     linear = isinstance(find_part(reference, layer, "reference"), nn.Linear)
     conv = as_convolution(reference, layer) if linear else convolution_of(reference, layer)
-    student, teacher = find_part(model, layer, "model"), find_part(reference, layer, "reference")
-    groups, count, calls, device = [], 0, None, device_of(model)
+    find_part(model, layer, "model")
+    groups, count, device = [], 0, device_of(model)
     generator = torch.Generator().manual_seed(0)
     with evaluation_mode(model), evaluation_mode(reference):
-        target = Target(model, reference, layer) if downstream else None
+        target = Target(model, reference, layer, downstream)
         for images in image_batches(loader, batch_size):
             images = images.to(device)
-            calls = calls or calls_of(model, student, images)
-            sides = seen(model, student, images, calls), seen(reference, teacher, images, calls)
-            for (x, now), (_, z) in zip(*sides, strict=True):
-                z = target(images, now, z) if target else z
+            for x, z in target.pairs(images):
                 if linear:
                     x, z = (maps.flatten(0, -2)[..., None, None] for maps in (x, z))
                 padded = _padded(x, conv)

@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from cpnb.layers.stand_in import StandIn
+from cpnb.training.seen import calls_of, seen
 
-SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+SUMS = (operator.add, torch.add, "add")  # not in place: the layer's output is looked at after
 RECTIFIERS = (F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, "relu", "relu_")
 SMALLEST = 1e-2  # of the largest scale: a map that the norm shuts off has no say
 
@@ -24,32 +25,41 @@ SMALLEST = 1e-2  # of the largest scale: a map that the norm shuts off has no sa
 class Target:
     """What a layer of ``model`` should give, for the sum that it enters and the ReLU behind.
 
+    Where nothing is known of what follows, the layer's output in ``reference``.
+
     Parameters
     ----------
     model, reference : nn.Module
         The network as far as it is approximated, and the full one.
     layer : str
+    downstream : bool
+        Whether what follows the layer counts at all.
     """
 
-    def __init__(self, model: nn.Module, reference: nn.Module, layer: str):
-        both = [] if model is reference else [model, reference]  # one and the same lacks nothing
-        self._ends = [_End.of(m, layer) for m in both] or [None]
+    def __init__(self, model: nn.Module, reference: nn.Module, layer: str, downstream: bool = True):
+        self._parts = [m.get_submodule(layer) for m in (model, reference)]
+        self._models, self._calls = (model, reference), None
+        asked = downstream and model is not reference  # one and the same lacks nothing
+        self._ends = [_End.of(m, layer) if asked else None for m in self._models]
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor, now: Tensor, full: Tensor) -> Tensor:
-        """From the layer's outputs (N, T, ...) in ``model`` and ``reference``: what fits better.
-
-        Where nothing is known of what follows, those of the reference.
-        """
-        if None in self._ends or now.shape != full.shape:
-            return full
-        end = self._ends[1]
-        have, want = (e.path(images) for e in self._ends)
-        if have.shape != now.shape or want.shape != now.shape:
-            return full
-        if end.rectified:
+    def pairs(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The layer's input in ``model`` and what it should give, at each of its calls."""
+        if None in self._ends:
+            return self._outputs(images)
+        (x, now, have), (_, full, want) = (end.run(images) for end in self._ends)
+        if not now.shape == full.shape == have.shape == want.shape:
+            return [(x, full)]
+        if self._ends[1].rectified:
             want = torch.where(want > 0, want, have.clamp_max(0))
-        return now + (want - have) / end.scale
+        return [(x, now + (want - have) / self._ends[1].scale)]
+
+    def _outputs(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        self._calls = self._calls or calls_of(self._models[0], self._parts[0], images)
+        student, teacher = (
+            seen(model, part, images, self._calls)
+            for model, part in zip(self._models, self._parts, strict=True)
+        )
+        return [(x, z) for (x, _), (_, z) in zip(student, teacher, strict=True)]
 
 
 class _Tracer(fx.Tracer):
@@ -60,9 +70,15 @@ class _Tracer(fx.Tracer):
 class _End:
     """The last value before a ReLU that a layer's output enters linearly."""
 
-    def __init__(self, path: fx.GraphModule, norm: nn.Module | None, rectified: bool):
-        self.path, self.rectified = path, rectified
+    def __init__(self, path: fx.GraphModule, part: nn.Module, norm, rectified: bool):
+        self.path, self.part, self.rectified = path, part, rectified
         self.scale = 1.0 if norm is None else _scale(norm)  # of the layer's output in it
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's input and output, and the value at the end, by one pass."""
+        value = []
+        ((x, z),) = seen(lambda batch: value.append(self.path(batch)), self.part, images, calls=0)
+        return x, z, value[0]
 
     @classmethod
     def of(cls, model: nn.Module, layer: str) -> _End | None:
@@ -85,7 +101,7 @@ class _End:
                 break
             node = user
         rectified = bool(node.users) and all(_rectifies(model, user) for user in node.users)
-        return cls(_up_to(model, graph, node), norm, rectified)
+        return cls(_up_to(model, graph, node), model.get_submodule(layer), norm, rectified)
 
 
 def _is_sum(node: fx.Node) -> bool:

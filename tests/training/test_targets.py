@@ -40,7 +40,8 @@ def outputs(model, layer, images):
 
 def target_of(model, net, layer, images):
     now, full = (outputs(m, layer, images) for m in (model, net))
-    return Target(model, net, layer)(images, now, full), now, full
+    ((_, wanted),) = Target(model, net, layer).pairs(images)
+    return wanted, now, full
 
 
 def test_the_last_layer_of_a_block_makes_the_sum_whole():
@@ -108,11 +109,13 @@ class Twice(nn.Module):
         return torch.relu(self.conv(torch.relu(self.conv(x))))
 
 
-@pytest.mark.parametrize("kind", [Branches, Twice])
-def test_where_nothing_is_known_it_is_the_references_output(kind):
-    model, net = kind(), kind()
-    now, full = torch.randn(2, 1, 3, 4, 4)
-    assert Target(model, net, "conv")(torch.ones(1, 3, 4, 4), now, full) is full
+@pytest.mark.parametrize(("kind", "calls"), [(Branches, 1), (Twice, 2)])
+def test_where_nothing_is_known_it_is_the_references_output(kind, calls):
+    model, net, images = kind(), kind(), torch.ones(1, 3, 4, 4)
+    wanted = [z for _, z in Target(model, net, "conv").pairs(images)]
+    full = [z for _, z in seen(net, net.conv, images, calls)]
+    assert len(wanted) == calls
+    assert all(torch.equal(a, b) for a, b in zip(wanted, full, strict=True))
 
 
 def test_a_map_that_the_norm_shuts_off_stays():
@@ -122,6 +125,10 @@ def test_a_map_that_the_norm_shuts_off_stays():
             part.layer2[1].bn2.weight[BRANCH] = 0.0
     wanted, now, _ = target_of(model, net, LAST, torch.randn(2, 3, 16, 16))
     assert wanted.isfinite().all() and torch.equal(wanted[:, BRANCH], now[:, BRANCH])
+
+
+def plainly(*args, downstream, **kwargs):
+    return moments.patch_moments(*args, **kwargs)
 
 
 def put(model, net, data, how):
@@ -140,7 +147,7 @@ def test_a_layer_fitted_to_its_target_brings_the_block_nearer(how, monkeypatch):
     for wanted in ("target", "own"):
         model, net = pair()
         if wanted == "own":
-            monkeypatch.setattr(moments, "Target", lambda *_: lambda images, now, full: full)
+            monkeypatch.setattr(layer_fit, "patch_moments", plainly)
         put(model, net, data, how)
         found = [outputs(m, "layer2.1", images) for m in (model, net)]
         errors[wanted] = (found[0] - found[1]).norm()
