@@ -49,9 +49,8 @@ def seen(
 ) -> list[tuple[Tensor, Tensor]]:
     """Input and output of a part at each of its calls; what comes after them is not computed.
 
-    With ``calls=0`` the model runs to its end.
-    They are those of its ``forward``, or, where ``hooked``, those that the model sees: before and
-    after what hooks on the part make of them.
+    With ``calls=0`` the model runs to its end. They are those of its ``forward``, or, where
+    ``hooked``, those that the model sees: before and after what hooks on the part make of them.
     """
     inputs, found = [], []
 

@@ -82,6 +82,8 @@ class _End:
 
     @classmethod
     def of(cls, model: nn.Module, layer: str) -> _End | None:
+        if any(map(_changed, model.modules())):
+            return None
         try:
             graph = _Tracer().trace(model)
         except Exception:  # whatever the model does with a tensor that is none
@@ -93,7 +95,7 @@ class _End:
         while len(node.users) == 1:
             (user,) = node.users
             part = model.get_submodule(user.target) if user.op == "call_module" else None
-            if isinstance(part, nn.BatchNorm2d) and norm is None and not summed:
+            if _is_norm(part) and norm is None and not summed:
                 norm = part
             elif _is_sum(user) and not summed:
                 summed = True
@@ -102,6 +104,15 @@ class _End:
             node = user
         rectified = bool(node.users) and all(_rectifies(model, user) for user in node.users)
         return cls(_up_to(model, graph, node), model.get_submodule(layer), norm, rectified)
+
+
+def _changed(part: nn.Module) -> bool:
+    """Whether it computes something that its trace would not tell."""
+    return bool(part._forward_hooks or part._forward_pre_hooks) or "forward" in vars(part)
+
+
+def _is_norm(part: nn.Module | None) -> bool:
+    return isinstance(part, nn.BatchNorm2d) and part.running_var is not None
 
 
 def _is_sum(node: fx.Node) -> bool:

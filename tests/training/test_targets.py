@@ -118,6 +118,24 @@ def test_where_nothing_is_known_it_is_the_references_output(kind, calls):
     assert all(torch.equal(a, b) for a, b in zip(wanted, full, strict=True))
 
 
+def test_a_network_with_hooks_is_run_as_it_is():
+    model, net = pair()
+    for part in (model, net):  # as one that scales its images itself
+        part.register_forward_pre_hook(lambda _, args: (3 * args[0],))
+    wanted, _, full = target_of(model, net, INNER, torch.randn(2, 3, 16, 16))
+    assert torch.equal(wanted, full)
+
+
+def test_a_norm_of_the_batch_is_none_that_a_target_looks_through():
+    torch.manual_seed(0)
+    own = nn.BatchNorm2d(4, track_running_stats=False)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), own, nn.ReLU()).eval()
+    model = copy.deepcopy(net)
+    nn.init.ones_(model[0].bias)
+    wanted, _, full = target_of(model, net, "0", torch.randn(2, 3, 8, 8))
+    torch.testing.assert_close(wanted, full)
+
+
 def test_a_map_that_the_norm_shuts_off_stays():
     model, net = pair()
     for part in (model, net):
@@ -151,4 +169,5 @@ def test_a_layer_fitted_to_its_target_brings_the_block_nearer(how, monkeypatch):
         put(model, net, data, how)
         found = [outputs(m, "layer2.1", images) for m in (model, net)]
         errors[wanted] = (found[0] - found[1]).norm()
+        assert Target(model, net, LAST)._ends[0]  # what was put in can be followed, too
     assert errors["target"] < 0.95 * errors["own"]
