@@ -28,6 +28,7 @@ def train(
     *,
     validation=None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    teacher: nn.Module | None = None,
     on_epoch: Callable[[dict], None] | None = None,
     checkpoint=None,
     device=None,
@@ -61,6 +62,10 @@ def train(
     augment : callable, optional
         `augment(images, generator) -> images`, applied to every training batch on the training
         device; the seeded generator, on the same device, is its source of randomness.
+    teacher : nn.Module, optional
+        A trained network of the same classes, such as the one that `model` was made from. Its
+        answers for the augmented images are nine tenths of the loss, at temperature 4 (Hinton et
+        al., 2015), the labels the rest. Stays as it is.
     on_epoch : callable, optional
         Called with the new row of the history after every epoch.
     checkpoint : path-like, optional
@@ -91,7 +96,7 @@ def train(
     TypeError, ValueError
         Of impossible settings, data or models: data without a length, labels that are no class
         numbers of the model's, a batch of one where there is BatchNorm, a model made in inference
-        mode.
+        mode; a teacher of other classes.
     CheckpointError
         If the checkpoint is damaged, of another model or of another recipe.
     """
@@ -101,7 +106,7 @@ def train(
     device = device_for(group, device) or pick_device()
     try:
         with gradients(), frozen(model, recipe.freeze), forked_random_state(device):
-            run = Run(model, loader, recipe, validation, augment, device, group)
+            run = Run(model, loader, recipe, validation, augment, teacher, device, group)
             if checkpoint is not None and Path(checkpoint).expanduser().exists():
                 run.resume(checkpoint)
             quiet = not (progress and group.leads)

@@ -16,6 +16,7 @@ from cpnb.nets.weights import (
     save_checkpoint,
 )
 from cpnb.training.batches import batches, count_batches
+from cpnb.training.distillation import prepared, taught
 from cpnb.training.evaluation import background_class, count_hits, evaluate, logits_of
 from cpnb.training.fastconv import fast_convolutions
 from cpnb.training.gradients import recordable, require_trainable
@@ -33,10 +34,11 @@ class TrainingError(RuntimeError):
 class Run:
     """The state of one training run between epochs."""
 
-    def __init__(self, model, loader, recipe: Recipe, validation, augment, device, team: Alone):
-        self.model, self.loader, self.recipe = model, loader, recipe
+    def __init__(
+        self, model, loader, recipe: Recipe, validation, augment, teacher, device, team: Alone
+    ):
+        self.model, self.loader, self.recipe, self.team = model, loader, recipe, team
         self.validation, self.augment, self.device = validation, augment, device
-        self.team = team
         self._made = (0, None)  # the data that a callable loader made last, and for which epoch
         if recipe.patience is not None and validation is None:
             raise ValueError(f"patience={recipe.patience} needs validation data")
@@ -48,8 +50,11 @@ class Run:
         self.steps = count_batches(data, recipe.batch_size)
         if not self.steps:
             raise ValueError("loader has no samples")
-        self.start = signature(list(model.state_dict().values()) + first_samples(data))
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.teacher = None if teacher is None else prepared(teacher, device, self.layout)
+        given = [m for m in (model, self.teacher) if m is not None]
+        weights = [value for m in given for value in m.state_dict().values()]
+        self.start = signature(weights + first_samples(data))
         model.to(device, memory_format=self.layout)
         self.forward = team.wrapped(model)
         self.optimizer = optimizer_for(model, recipe)
@@ -142,6 +147,8 @@ class Run:
             group["lr"] = lr
         logits = self._logits(images, labels)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        if self.teacher is not None:
+            loss = taught(loss, logits, self.teacher, images)
         left_out = background_class(recipe.background, self._data(epoch), logits.shape[1])
         hits, counted = count_hits(logits.detach(), labels, left_out)
         own = len(labels)

@@ -135,8 +135,8 @@ def _fit(
     before = after = _error(output, basis, target, sigma)
     new_parts = _descended(parts, target, sigma, n_iter_max, damping)
     new_basis, new_norms = _basis(new_parts)
-    product, root = _normal_equations(new_basis, target @ sigma, sigma, damping)
-    new_output = torch.cholesky_solve(product.T, root).T
+    cross, root = _normal_equations(new_basis, target @ sigma, new_basis @ sigma, damping)
+    new_output = torch.cholesky_solve(cross.T, root).T
     error = _error(new_output, new_basis, target, sigma)
     if error < before:  # not so if the given factors are exact: the damping has its price
         parts, output, norms, after = new_parts, new_output, new_norms, error
@@ -176,14 +176,28 @@ def _descended(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        cross, root = _normal_equations(_basis(parts)[0], product, sigma, damping)
-        taken = torch.linalg.solve_triangular(root, cross.T, upper=False).square().sum()
-        loss = 1 - taken / whole
-        loss.backward()
+        basis = _basis(parts)[0]
+        loss, slope = _projected(basis.detach(), product, sigma, whole, damping)
+        basis.backward(slope)
         return loss
 
     optimizer.step(closure)
     return [part.detach() for part in parts]
+
+
+def _projected(
+    basis: Tensor, product: Tensor, sigma: Tensor, whole: Tensor, damping: float
+) -> tuple[Tensor, Tensor]:
+    """The share of ‖W*Σ^½‖² that is left with the best Kt, and its gradient by the basis B (R, P).
+
+    That is 2 Ktᵀ(Kt B − W*)Σ/‖W*Σ^½‖² (Golub & Pereyra, 1973), which needs no second product with
+    Σ, the largest of them; autograd would take two more.
+    """
+    mixed = basis @ sigma
+    cross, root = _normal_equations(basis, product, mixed, damping)
+    output = torch.cholesky_solve(cross.T, root).T
+    slope = output.T @ (output @ mixed - product)
+    return 1 - (cross * output).sum() / whole, slope * (2 / whole)
 
 
 def _basis(parts) -> tuple[Tensor, Tensor]:
@@ -194,10 +208,13 @@ def _basis(parts) -> tuple[Tensor, Tensor]:
 
 
 def _normal_equations(
-    basis: Tensor, product: Tensor, sigma: Tensor, damping: float
+    basis: Tensor, product: Tensor, mixed: Tensor, damping: float
 ) -> tuple[Tensor, Tensor]:
-    """W*ΣBᵀ (T, R), and the Cholesky root of BΣBᵀ; the best Kt is W*ΣBᵀ (BΣBᵀ)⁻¹."""
-    gram = basis @ sigma @ basis.T
+    """W*ΣBᵀ (T, R) and the Cholesky root L of BΣBᵀ, from B, W*Σ and BΣ.
+
+    The best Kt is W*ΣBᵀ (LLᵀ)⁻¹.
+    """
+    gram = mixed @ basis.T
     return product @ basis.T, torch.linalg.cholesky(gram + damping * _eye(gram))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import cpnb
+from cpnb.training.patches import _projected
 
 
 def net_of(**options):
@@ -211,3 +212,19 @@ def output_error_of_conv1(model, net, data):
     with torch.no_grad():
         want = net.conv1(data.images)
         return float((model.conv1(data.images) - want).norm() / want.norm())
+
+
+def test_the_gradient_is_autograds():
+    """Of the error with the best output factor, by the basis; damping counts in both."""
+    torch.manual_seed(0)
+    basis = torch.randn(5, 18, dtype=torch.float64, requires_grad=True)
+    root, target = (torch.randn(n, 18, dtype=torch.float64) for n in (18, 7))
+    sigma, damping = root @ root.T, 1e-2
+    product, whole = target @ sigma, (target @ sigma * target).sum()
+    gram = basis @ sigma @ basis.T
+    ridge = damping * gram.diagonal().mean().detach() * torch.eye(5, dtype=torch.float64)
+    output = torch.linalg.solve(gram + ridge, basis @ product.T).T
+    loss = 1 - (product @ basis.T * output).sum() / whole
+    found, slope = _projected(basis.detach(), product, sigma, whole, damping)
+    torch.testing.assert_close(found, loss.detach())
+    torch.testing.assert_close(slope, torch.autograd.grad(loss, basis)[0])
