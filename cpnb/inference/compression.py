@@ -24,11 +24,12 @@ from cpnb.layers.copies import copied, require_own_functions
 from cpnb.layers.replacing import become, leave_shortcuts, warn_of_ties
 from cpnb.nets.factored import load_factored, save_factored
 from cpnb.nets.weights import read_weights
-from cpnb.training.layer_fit import LayerFit, refit
+from cpnb.training.layer_fit import LayerFit, Steps, refit
 from cpnb.training.seen import find_part
 from cpnb.training.signature import same_signature, signature
 
-SOLVER_STEPS, FIT_STEPS = 50, 100
+STEPS = Steps(solver=50, fit=100)
+LARGE_STEPS = Steps(solver=3, fit=30)  # the fit to data gains more in the same time
 
 
 def compress(
@@ -75,15 +76,16 @@ def compress(
     """
     require_images(data)
     names = _in_order(model, plan, data)
-    options = {"n_iter_max": SOLVER_STEPS} | solver_options
-    job = _Job.of(model, plan, names, options, checkpoint)
+    asked = {"steps": [STEPS, LARGE_STEPS]} | solver_options
+    job = _Job.of(model, plan, names, asked, checkpoint)
     small, done = job.resumed(model)
     for name in tqdm(names[done:], "compress", len(names), initial=done, disable=not progress):
         if name in plan.ranks:
             method = plan.layers[name].method
             fit = LayerFit(small, model, name, method, data)
-            steps = options if method == "nls" else {}
-            factored, _ = fit.at(plan.ranks[name], FIT_STEPS, **steps)
+            steps = LARGE_STEPS if fit.large and data is not None else STEPS
+            options = solver_options if method == "nls" else {}
+            factored, _ = fit.at(plan.ranks[name], steps, **options)
             become(small.get_submodule(name), factored, name)
         else:
             refit(small, model, name, data)

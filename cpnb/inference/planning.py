@@ -20,14 +20,13 @@ from cpnb.inference.shapes import InputSize, input_sizes
 from cpnb.layers.plain import plain
 from cpnb.layers.surgery import layer_names
 from cpnb.training.batches import image_batches
-from cpnb.training.divergence import sensitivity
-from cpnb.training.layer_fit import LayerFit
+from cpnb.training.divergence import sensitivities
+from cpnb.training.layer_fit import LayerFit, Steps, is_large
 
 LEAST_SHARE = 0.001  # of the net's multiplies: a layer with less is too small to pay
 FACTORS = (1.3, 1.9, 3.0, 5.0, 9.0)  # fewer multiplies at which a curve is measured
-LARGE_FACTORS = (1.4, 2.4, 5.0)  # of layers whose decompositions take seconds
-LARGE = 400_000  # weights
-SOLVER_STEPS, FIT_STEPS = 25, 20  # a curve needs no last digit
+STEPS = Steps(solver=25, fit=20)  # a curve needs no last digit
+LARGE_FACTORS, LARGE_STEPS = (1.4, 2.4, 5.0), Steps(solver=3, fit=10)
 
 
 def plan(
@@ -81,8 +80,13 @@ def plan(
     sizes = sizes_on(model, example)
     found = _candidates(model, example, sizes, layers)
     whole = dense_milliseconds(model, example)
+    trials = {}
     for name in tqdm(found, desc="plan", unit="layer", disable=not progress):
-        _measure(model, name, found[name], sizes[name], data)
+        trials[name] = _measure(model, name, found[name], sizes[name], data)
+    if data is not None:
+        tried = {name: trial for name, trial in trials.items() if trial is not None}
+        for name, value in sensitivities(model, tried, data, progress=progress).items():
+            found[name].sensitivity = value
     single = sum(layer.milliseconds.dense for layer in found.values())
     if single > whole:  # by itself a layer takes longer than inside of the network
         for layer in found.values():
@@ -151,30 +155,31 @@ def _method(module: nn.Module, dense: bool) -> tuple[str, str]:
     return "nls", ""
 
 
-def _measure(model, name: str, layer: PlannedLayer, size: InputSize, data) -> None:
-    """The layer's costs in time, its curve and its sensitivity."""
+def _measure(model, name: str, layer: PlannedLayer, size: InputSize, data):
+    """The layer's costs in time and its curve; of those factored one in the middle, if there are.
+
+    A factored layer and its error, to find the layer's sensitivity by.
+    """
     module = model.get_submodule(name)
     ranks = [] if layer.reason else _ranks(module, layer)
     layer.milliseconds = milliseconds_cost(module, size, ranks)
     if not ranks:
         layer.reason = layer.reason or "too small to pay"
-        return
+        return None
     fit = LayerFit(model, model, name, layer.method, data)
     middle = ranks[len(ranks) // 2]
+    steps = LARGE_STEPS if fit.large else STEPS
     if layer.method == "nls":
-        fits = {rank: fit.at(rank, FIT_STEPS, n_iter_max=SOLVER_STEPS) for rank in ranks}
+        fits = {rank: fit.at(rank, steps) for rank in ranks}
         layer.curve = {rank: error for rank, (_, error) in fits.items()}
-        factored = fits[middle][0]
-    else:
-        layer.curve = fit.cut_errors(ranks)
-        factored = None if data is None else fit.at(middle, 0)[0]
-    if data is not None:
-        layer.sensitivity = sensitivity(model, name, factored, layer.curve[middle], data)
+        return fits[middle]
+    layer.curve = fit.cut_errors(ranks)
+    return fit.at(middle, steps) if data is not None else None
 
 
 def _ranks(module: nn.Module, layer: PlannedLayer) -> list[int]:
     """Ranks to try, those whose multiplies are a good part fewer."""
-    slow = layer.method == "nls" and math.prod(layer.kernel) >= LARGE
+    slow = layer.method == "nls" and is_large(layer.kernel)
     factors = LARGE_FACTORS if slow else FACTORS
     cost = layer.multiplies
     ranks = {max(1, int(cost.dense / (factor * cost.each))) for factor in factors}

@@ -2,13 +2,14 @@
 
 A small relative error e of one layer alone changes the class probabilities by a Kullback–Leibler
 divergence of about s·e² nats. s, the layer's sensitivity, differs between the layers of one network
-by three orders of magnitude; it takes one pass over unlabelled images.
+by three orders of magnitude; it takes a pass over unlabelled images for each.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from cpnb.layers.copies import copied
 from cpnb.training.batches import image_batches
@@ -29,19 +30,52 @@ def divergence(model: nn.Module, reference: nn.Module, data, batch_size: int = 6
         For data given as a data set.
     """
     total = count = 0
-    device = device_of(reference)
     with evaluation_mode(model), evaluation_mode(reference):
         for images in image_batches(data, batch_size, name="data"):
-            images = images.to(device)
-            logits = (logits_in(m(images)).double() for m in (model, reference))
-            ours, theirs = (values.log_softmax(1) for values in logits)
-            total += float((theirs.exp() * (theirs - ours)).sum())
+            theirs, ours = (_log_probabilities(m, images) for m in (reference, model))
+            total += _gap(theirs, ours)
             count += theirs[:, 0].numel()
     return total / count
 
 
-def sensitivity(model: nn.Module, layer: str, factored: nn.Module, error: float, data) -> float:
-    """Nats of divergence for an error of one, extrapolated from one factored layer's ``error``."""
-    changed = copied(model)
-    changed.set_submodule(layer, factored)
-    return divergence(changed, model, data) / max(error, 1e-6) ** 2
+@torch.no_grad()
+def sensitivities(
+    model: nn.Module,
+    trials: dict[str, tuple[nn.Module, float]],
+    data,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> dict[str, float]:
+    """Nats of divergence for an error of one in each layer, extrapolated from a factored one.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it was.
+    trials : dict of str to (nn.Module, float)
+        For each layer a factored one, tried alone, and its relative error.
+    data, batch_size
+        As for :func:`divergence`. Each batch is read once, so that a loader may draw at random.
+    progress : bool
+        Show a progress bar.
+    """
+    changed, totals, count = copied(model), dict.fromkeys(trials, 0.0), 0
+    with evaluation_mode(changed):
+        found = image_batches(data, batch_size, name="data")
+        for images in tqdm(found, "plan: outputs", unit="batch", disable=not progress):
+            theirs = _log_probabilities(changed, images)
+            for name, (factored, _) in trials.items():
+                dense = changed.get_submodule(name)
+                changed.set_submodule(name, factored)
+                totals[name] += _gap(theirs, _log_probabilities(changed, images))
+                changed.set_submodule(name, dense)
+            count += theirs[:, 0].numel()
+    return {name: totals[name] / count / max(e, 1e-6) ** 2 for name, (_, e) in trials.items()}
+
+
+def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    return logits_in(model(images.to(device_of(model)))).double().log_softmax(1)
+
+
+def _gap(theirs: Tensor, ours: Tensor) -> float:
+    return float((theirs.exp() * (theirs - ours)).sum())

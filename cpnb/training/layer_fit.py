@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,20 @@ from cpnb.layers.copies import copied
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.surgery import decompose
 from cpnb.training.moments import PatchMoments, patch_moments
-from cpnb.training.patches import LARGE, fit_to_moments, regression
+from cpnb.training.patches import fit_to_moments, regression
 from cpnb.training.reconstruct import input_covariance
 
 POSITIONS = 256  # of each image: neighbouring patches are alike
 LARGEST = 4608  # values of a patch of a dense layer to refit: 3×3 of 512 maps
+LARGE = 1200  # values of a patch from which on a step of the solver, or of the fit, takes seconds
 DAMPING = 1e-4  # of the terms, a tenth of fit_to_patches' own: less error, and no training follows
+
+
+class Steps(NamedTuple):
+    """How long to look for the factors of a CP layer."""
+
+    solver: int  # of Gauss–Newton on the kernel
+    fit: int  # of L-BFGS on the moments, if there are data
 
 
 class LayerFit:
@@ -46,6 +55,7 @@ class LayerFit:
         self.method, self.moments, self.covariance = method, None, None
         self.alone = nn.Sequential()
         self.alone.layer = copied(reference.get_submodule(layer))
+        self.large = is_large(self.alone.layer.weight.shape)
         if data is None:
             return
         if method == "nls":
@@ -55,17 +65,18 @@ class LayerFit:
         else:
             self.covariance = input_covariance(model, layer, data)
 
-    def at(self, rank: int, fit_steps: int, **solver_options) -> tuple[nn.Module, float]:
+    def at(self, rank: int, steps: Steps, **solver_options) -> tuple[nn.Module, float]:
         """The factored layer, and its relative error in the metric of the data.
 
         Parameters
         ----------
         rank : int
-        fit_steps : int
-            Steps of L-BFGS on the moments, for CP.
+        steps : Steps
+            For CP.
         **solver_options
             Of :func:`cpnb.cp_nls`, for CP.
         """
+        solver_options = {"n_iter_max": steps.solver} | solver_options
         if self.method != "nls":
             options = {"weight": self.covariance}
             factored = decompose(self.alone, {"layer": rank}, self.method, **options).layer
@@ -77,7 +88,7 @@ class LayerFit:
         conv = self.alone.layer
         metric = [None, *self.moments[0].by_mode(conv.kernel_size)]
         factored = CPConv2d.from_conv(conv, rank, weight=metric, **solver_options)
-        return factored, _fitted(factored, conv, self.moments, fit_steps)
+        return factored, _fitted(factored, conv, self.moments, steps.fit)
 
     def cut_errors(self, ranks) -> dict[int, float]:
         """Relative errors of the SVD at each rank, from one set of singular values."""
@@ -95,6 +106,11 @@ class LayerFit:
             return torch.linalg.eigvalsh(kernels @ kernels.mT).flip(1)
         sigmas = torch.stack(covariances(self.covariance, groups * kernels.shape[-1], groups))
         return torch.linalg.eigvalsh(kernels @ sigmas.to(kernels) @ kernels.mT).flip(1)
+
+
+def is_large(kernel: tuple[int, ...]) -> bool:
+    """Whether steps on a layer with a kernel of that shape, (T, S/groups, ...), take seconds."""
+    return math.prod(kernel[1:]) >= LARGE
 
 
 @torch.no_grad()
@@ -128,7 +144,5 @@ def refit(model: nn.Module, reference: nn.Module, layer: str, data) -> bool:
 
 def _fitted(factored: CPConv2d, conv: nn.Conv2d, moments: list[PatchMoments], steps: int) -> float:
     factored.add_bias()
-    # A step on a large covariance takes seconds; of few the output factor's projection is most.
-    steps = steps if len(moments[0].patch_mean) < LARGE else min(steps, 10)
     reports = fit_to_moments(factored, conv, moments, steps, DAMPING)
     return math.sqrt(sum(report["after"] ** 2 for report in reports) / len(reports))

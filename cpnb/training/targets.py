@@ -54,11 +54,12 @@ class Target:
         return [(x, now + (want - have) / self._ends[1].scale)]
 
     def _outputs(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        self._calls = self._calls or calls_of(self._models[0], self._parts[0], images)
-        student, teacher = (
-            seen(model, part, images, self._calls)
-            for model, part in zip(self._models, self._parts, strict=True)
-        )
+        (model, reference), (part, full) = self._models, self._parts
+        self._calls = self._calls or calls_of(model, part, images)
+        student = seen(model, part, images, self._calls)
+        if model is reference:
+            return student
+        teacher = seen(reference, full, images, self._calls)
         return [(x, z) for (x, _), (_, z) in zip(student, teacher, strict=True)]
 
 

@@ -1,15 +1,18 @@
 """A plan of ranks: within budget, spent where it matters, and a table that tells the truth."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import cpnb
 from cpnb.inference.costs import Cost, random_factored
 from cpnb.inference.plan import Plan, PlannedLayer
 from cpnb.inference.shapes import factored_multiplies, input_sizes
+from cpnb.training.divergence import divergence, sensitivities
 
 
 def small_net():
@@ -139,6 +142,22 @@ def test_a_layer_of_which_nothing_hangs_gets_the_lowest_rank():
     rank = {name: found.ranks.get(name, 99) for name in "ab"}
     assert rank["b"] < rank["a"]
     assert found.layers["b"].sensitivity < 1e-3 * found.layers["a"].sensitivity
+
+
+def test_sensitivities_are_those_of_one_layer_changed_at_a_time():
+    """From one reading of the data, which a loader may draw anew at each."""
+    net, data = small_net(), DataLoader(images(), batch_size=16, shuffle=True)
+    before = copy.deepcopy(net.state_dict())
+    trials = {
+        name: (cpnb.decompose(net, {name: 3}).get_submodule(name), 0.5) for name in ("3", "5")
+    }
+    found = sensitivities(net, trials, data)
+    for name, (factored, error) in trials.items():
+        changed = copy.deepcopy(net)
+        changed.set_submodule(name, factored)
+        assert found[name] == pytest.approx(divergence(changed, net, images()) / error**2, rel=1e-4)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize("index, method", [(3, "nls"), (5, "nls"), (9, "jaderberg"), (13, "svd")])

@@ -153,7 +153,8 @@ def put(model, net, data, how):
     if how == "refitted":
         assert layer_fit.refit(model, net, LAST, data)
     else:
-        factored, _ = layer_fit.LayerFit(model, net, LAST, "nls", data).at(40, 20)
+        fit = layer_fit.LayerFit(model, net, LAST, "nls", data)
+        factored, _ = fit.at(40, layer_fit.Steps(solver=25, fit=20))
         become(model.get_submodule(LAST), factored, LAST)
 
 

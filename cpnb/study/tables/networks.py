@@ -70,13 +70,16 @@ def compressions(rows: list[dict] | None = None) -> Table:
 
 def tuned(rows: list[dict] | None = None) -> Table:
     """Compressed nets after fine-tuning the whole net with labels, and the dense one as long."""
-    runs = newest(chosen(rows, claim="compress-finetune"), "net", "factor", "seed", "epochs")
-    runs = sorted(runs, key=lambda run: (run["net"], run["epochs"], run["factor"]))
+    runs = [{"teacher": False} | run for run in chosen(rows, claim="compress-finetune")]
+    runs = newest(runs, "net", "factor", "seed", "epochs", "teacher")
+    how = "net", "teacher", "epochs", "factor"
+    runs = sorted(runs, key=lambda run: [run[key] for key in how])
     columns = {
         "net": ("net", "{}"),
         "factor": ("fewer multiplies", lambda factor: times(factor) if factor > 1 else "dense"),
         "epochs": ("epochs", "{}"),
         "lr": ("learning rate", "{}"),
+        "teacher": ("teacher", lambda teacher: "dense net" if teacher else "–"),
         "dense": ("dense as it was", percent),
         "before": ("drop before (points)", points),
         "drop": ("drop fine-tuned (points)", points),
@@ -88,14 +91,15 @@ def tuned(rows: list[dict] | None = None) -> Table:
             "factor": group[0]["factor"],
             "epochs": group[0]["epochs"],
             "lr": group[0]["parameters"]["lr"],
+            "teacher": group[0]["teacher"],
             "dense": group[0]["accuracy_dense"],
             "before": [run["accuracy_dense"] - run["accuracy_compressed"] for run in group],
             "drop": [run["drop"] for run in group],
             "seeds": len(group),
         }
-        for group in grouped(runs, "net", "epochs", "factor")
+        for group in grouped(runs, *how)
     ]
-    tune = "benchmarks/finetune_compressed.py resnet20 --weights FILE"
+    tune = "benchmarks/finetune_compressed.py resnet20 --weights FILE --teacher"
     return show(lines, columns, to_be_made(f"{COMPRESS} {KEEP} && {tune}"), TUNED + hardware(runs))
 
 
