@@ -28,8 +28,7 @@ from cpnb.training.layer_fit import LayerFit, Steps, refit
 from cpnb.training.seen import find_part
 from cpnb.training.signature import same_signature, signature
 
-STEPS = Steps(solver=50, fit=100)
-LARGE_STEPS = Steps(solver=3, fit=30)  # the fit to data gains more in the same time
+STEPS, LARGE_STEPS = Steps(solver=50, fit=100), Steps(solver=50, fit=30)
 
 
 def compress(
@@ -83,7 +82,7 @@ def compress(
         if name in plan.ranks:
             method = plan.layers[name].method
             fit = LayerFit(small, model, name, method, data)
-            steps = LARGE_STEPS if fit.large and data is not None else STEPS
+            steps = LARGE_STEPS if fit.large else STEPS
             options = solver_options if method == "nls" else {}
             factored, _ = fit.at(plan.ranks[name], steps, **options)
             become(small.get_submodule(name), factored, name)

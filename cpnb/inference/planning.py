@@ -26,7 +26,7 @@ from cpnb.training.layer_fit import LayerFit, Steps, is_large
 LEAST_SHARE = 0.001  # of the net's multiplies: a layer with less is too small to pay
 FACTORS = (1.3, 1.9, 3.0, 5.0, 9.0)  # fewer multiplies at which a curve is measured
 STEPS = Steps(solver=25, fit=20)  # a curve needs no last digit
-LARGE_FACTORS, LARGE_STEPS = (1.4, 2.4, 5.0), Steps(solver=3, fit=10)
+LARGE_FACTORS, LARGE_STEPS = (1.4, 2.4, 5.0), Steps(solver=3, fit=10)  # of large layers
 
 
 def plan(
