@@ -82,10 +82,11 @@ def plan(
     whole = dense_milliseconds(model, example)
     trials = {}
     for name in tqdm(found, desc="plan", unit="layer", disable=not progress):
-        trials[name] = _measure(model, name, found[name], sizes[name], data)
-    if data is not None:
-        tried = {name: trial for name, trial in trials.items() if trial is not None}
-        for name, value in sensitivities(model, tried, data, progress=progress).items():
+        trial = _measure(model, name, found[name], sizes[name], data)
+        if trial is not None:
+            trials[name] = trial
+    if trials:
+        for name, value in sensitivities(model, trials, data, progress=progress).items():
             found[name].sensitivity = value
     single = sum(layer.milliseconds.dense for layer in found.values())
     if single > whole:  # by itself a layer takes longer than inside of the network
@@ -156,9 +157,10 @@ def _method(module: nn.Module, dense: bool) -> tuple[str, str]:
 
 
 def _measure(model, name: str, layer: PlannedLayer, size: InputSize, data):
-    """The layer's costs in time and its curve; of those factored one in the middle, if there are.
+    """Note the layer's costs in time and its curve.
 
-    A factored layer and its error, to find the layer's sensitivity by.
+    Returns a factored layer of middle rank and its error, for its sensitivity; None if there are
+    no ranks, or no data to tell it by.
     """
     module = model.get_submodule(name)
     ranks = [] if layer.reason else _ranks(module, layer)
@@ -172,7 +174,7 @@ def _measure(model, name: str, layer: PlannedLayer, size: InputSize, data):
     if layer.method == "nls":
         fits = {rank: fit.at(rank, steps) for rank in ranks}
         layer.curve = {rank: error for rank, (_, error) in fits.items()}
-        return fits[middle]
+        return fits[middle] if data is not None else None
     layer.curve = fit.cut_errors(ranks)
     return fit.at(middle, steps) if data is not None else None
 
