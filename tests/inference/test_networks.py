@@ -12,6 +12,7 @@ import torchvision
 
 import cpnb
 from cpnb.inference import compression, planning
+from cpnb.training.layer_fit import Steps
 
 TORCHVISION = {
     "resnet18": (["layer1.0.conv1", "layer2.0.conv1", "layer2.0.downsample.0", "fc"], 64),
@@ -41,8 +42,8 @@ def network(name):
 def few_steps(monkeypatch):
     """How good a fit is does not matter here."""
     for room in (planning, compression):
-        monkeypatch.setattr(room, "SOLVER_STEPS", 2)
-        monkeypatch.setattr(room, "FIT_STEPS", 2)
+        for steps in ("STEPS", "LARGE_STEPS"):
+            monkeypatch.setattr(room, steps, Steps(solver=2, fit=2))
     monkeypatch.setattr(planning, "FACTORS", (1.5, 4.0))
 
 
