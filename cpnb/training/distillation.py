@@ -1,8 +1,7 @@
 """A trained network as teacher of another: its answers count beside the labels.
 
 The teacher's class probabilities tell of each image which other classes it is like, which one label
-does not; a compressed network learns more from them in a few epochs (Hinton, Vinyals and Dean,
-"Distilling the knowledge in a neural network", 2015).
+does not (Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015).
 """
 
 from __future__ import annotations
