@@ -15,8 +15,10 @@ from pathlib import Path
 
 import cpnb
 from cpnb.data.images import flip_and_crop
+from cpnb.training.distillation import SHARE, TEMPERATURE
 
 RECIPE = {"warmup": 0.05, "weight_decay": 5e-4, "channels_last": True}
+TAUGHT = {"share": SHARE, "temperature": TEMPERATURE}
 
 
 def main():
@@ -60,7 +62,7 @@ def main():
                 "seconds": sum(epoch["seconds"] for epoch in history),
             }
             print(row, flush=True)
-            parameters = RECIPE | {"lr": options.lr}
+            parameters = RECIPE | {"lr": options.lr} | (TAUGHT if options.teacher else {})
             cpnb.record("compress-finetune", **row, method="nls", parameters=parameters)
 
 

@@ -14,7 +14,7 @@ from cpnb.layers.copies import copied
 from cpnb.training.evaluation import logits_in
 
 TEMPERATURE = 4.0  # that softens both networks' probabilities
-SHARE = 0.9  # of the teacher in the loss
+SHARE = 0.5  # of the teacher in the loss: as much as the labels
 
 
 def prepared(teacher: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
@@ -31,7 +31,7 @@ def prepared(teacher: nn.Module, device: torch.device, layout: torch.memory_form
 
 
 def taught(loss: Tensor, logits: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
-    """The loss by the labels and, for the most part, that by the teacher's answers.
+    """The loss by the labels together with that by the teacher's answers.
 
     (1 − s) loss + s t² KL(teacher ‖ model), both probabilities softened by the temperature t, as
     equation 4 of the paper has it; t² keeps the gradients' size.

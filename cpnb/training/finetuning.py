@@ -64,7 +64,7 @@ def train(
         device; the seeded generator, on the same device, is its source of randomness.
     teacher : nn.Module, optional
         A trained network of the same classes, such as the one that `model` was made from. Its
-        answers for the augmented images are nine tenths of the loss, at temperature 4 (Hinton et
+        answers for the augmented images are half of the loss, at temperature 4 (Hinton et
         al., 2015), the labels the rest. Stays as it is.
     on_epoch : callable, optional
         Called with the new row of the history after every epoch.
