@@ -24,6 +24,7 @@ from cpnb.layers.copies import copied, require_own_functions
 from cpnb.layers.replacing import become, leave_shortcuts, warn_of_ties
 from cpnb.nets.factored import load_factored, save_factored
 from cpnb.nets.weights import read_weights
+from cpnb.training.cuts import Reading
 from cpnb.training.layer_fit import LayerFit, Steps, refit
 from cpnb.training.seen import find_part
 from cpnb.training.signature import same_signature, signature
@@ -78,16 +79,18 @@ def compress(
     asked = {"steps": [STEPS, LARGE_STEPS]} | solver_options
     job = _Job.of(model, plan, names, asked, checkpoint)
     small, done = job.resumed(model)
+    reading = Reading([small, model], data)
     for name in tqdm(names[done:], "compress", len(names), initial=done, disable=not progress):
+        reading.advance(name)
         if name in plan.ranks:
             method = plan.layers[name].method
-            fit = LayerFit(small, model, name, method, data)
+            fit = LayerFit(*reading.models, name, method, reading.data)
             steps = LARGE_STEPS if fit.large else STEPS
             options = solver_options if method == "nls" else {}
             factored, _ = fit.at(plan.ranks[name], steps, **options)
             become(small.get_submodule(name), factored, name)
         else:
-            refit(small, model, name, data)
+            refit(*reading.models, name, reading.data)
         job.save(small, done := done + 1)
     leave_shortcuts(small)
     return small.eval()

@@ -20,13 +20,14 @@ from cpnb.inference.shapes import InputSize, input_sizes
 from cpnb.layers.plain import plain
 from cpnb.layers.surgery import layer_names
 from cpnb.training.batches import image_batches
+from cpnb.training.cuts import Reading
 from cpnb.training.divergence import sensitivities
 from cpnb.training.layer_fit import LayerFit, Steps, is_large
 
 LEAST_SHARE = 0.001  # of the net's multiplies: a layer with less is too small to pay
 FACTORS = (1.3, 1.9, 3.0, 5.0, 9.0)  # fewer multiplies at which a curve is measured
 STEPS = Steps(solver=25, fit=20)  # a curve needs no last digit
-LARGE_FACTORS, LARGE_STEPS = (1.4, 2.4, 5.0), Steps(solver=3, fit=10)  # of large layers
+LARGE_FACTORS, LARGE_STEPS = (1.8, 5.0), Steps(solver=3, fit=6)  # of large layers
 
 
 def plan(
@@ -80,9 +81,9 @@ def plan(
     sizes = sizes_on(model, example)
     found = _candidates(model, example, sizes, layers)
     whole = dense_milliseconds(model, example)
-    trials = {}
+    trials, reading = {}, Reading([model], data)
     for name in tqdm(found, desc="plan", unit="layer", disable=not progress):
-        trial = _measure(model, name, found[name], sizes[name], data)
+        trial = _measure(reading, model, name, found[name], sizes[name])
         if trial is not None:
             trials[name] = trial
     if trials:
@@ -156,7 +157,7 @@ def _method(module: nn.Module, dense: bool) -> tuple[str, str]:
     return "nls", ""
 
 
-def _measure(model, name: str, layer: PlannedLayer, size: InputSize, data):
+def _measure(reading: Reading, model, name: str, layer: PlannedLayer, size: InputSize):
     """Note the layer's costs in time and its curve.
 
     Returns a factored layer of middle rank and its error, for its sensitivity; None if there are
@@ -168,8 +169,10 @@ def _measure(model, name: str, layer: PlannedLayer, size: InputSize, data):
     if not ranks:
         layer.reason = layer.reason or "too small to pay"
         return None
-    fit = LayerFit(model, model, name, layer.method, data)
-    middle = ranks[len(ranks) // 2]
+    reading.advance(name)
+    (upward,), data = reading.models, reading.data
+    fit = LayerFit(upward, upward, name, layer.method, data)
+    middle = ranks[(len(ranks) - 1) // 2]
     steps = LARGE_STEPS if fit.large else STEPS
     if layer.method == "nls":
         fits = {rank: fit.at(rank, steps) for rank in ranks}

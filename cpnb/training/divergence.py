@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from cpnb.layers.copies import copied
 from cpnb.training.batches import image_batches
+from cpnb.training.cuts import Reading
 from cpnb.training.evaluation import device_of, evaluation_mode, logits_in
 
 
@@ -59,17 +60,21 @@ def sensitivities(
     progress : bool
         Show a progress bar.
     """
-    changed, totals, count = copied(model), dict.fromkeys(trials, 0.0), 0
+    changed, totals, count, cuts = copied(model), dict.fromkeys(trials, 0.0), 0, None
     with evaluation_mode(changed):
         found = image_batches(data, batch_size, name="data")
         for images in tqdm(found, "plan: outputs", unit="batch", disable=not progress):
             theirs = _log_probabilities(changed, images)
-            for name, (factored, _) in trials.items():
-                dense = changed.get_submodule(name)
-                changed.set_submodule(name, factored)
-                totals[name] += _gap(theirs, _log_probabilities(changed, images))
-                changed.set_submodule(name, dense)
             count += theirs[:, 0].numel()
+            reading = Reading([changed], images, cuts)
+            cuts = reading.cuts
+            for name, (factored, _) in trials.items():
+                reading.advance(name)
+                (rest,) = reading.models
+                dense = rest.get_submodule(name)
+                rest.set_submodule(name, factored)
+                totals[name] += _gap(theirs, _log_probabilities(rest, reading.data))
+                rest.set_submodule(name, dense)
     return {name: totals[name] / count / max(e, 1e-6) ** 2 for name, (_, e) in trials.items()}
 
 

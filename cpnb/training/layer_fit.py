@@ -18,8 +18,8 @@ from cpnb.cp.norms import covariances
 from cpnb.layers.copies import copied
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.surgery import decompose
-from cpnb.training.moments import PatchMoments, patch_moments
-from cpnb.training.patches import fit_to_moments, regression
+from cpnb.training.moments import patch_moments
+from cpnb.training.patches import Wanted, fit_to_moments, regression, wanted_of
 from cpnb.training.reconstruct import input_covariance
 
 POSITIONS = 256  # of each image: neighbouring patches are alike
@@ -93,13 +93,19 @@ class LayerFit:
         conv = self.alone.layer
         metric = [None, *self.moments[0].by_mode(conv.kernel_size)]
         factored = CPConv2d.from_conv(conv, rank, weight=metric, **solver_options)
-        return factored, _fitted(factored, conv, self.moments, steps.fit)
+        factored.add_bias()
+        reports = fit_to_moments(factored, conv, self.moments, steps.fit, DAMPING, self._wanted)
+        return factored, math.sqrt(sum(report["after"] ** 2 for report in reports) / len(reports))
 
     def cut_errors(self, ranks) -> dict[int, float]:
         """Relative errors of the SVD at each rank, from one set of singular values."""
         squares = self._squares
         whole = max(float(squares.sum()), 1e-300)
         return {r: math.sqrt(float(squares[:, r:].clamp_min(0).sum()) / whole) for r in ranks}
+
+    @cached_property
+    def _wanted(self) -> list[Wanted]:
+        return wanted_of(self.alone.layer, self.moments)
 
     @cached_property
     def _squares(self) -> Tensor:
@@ -145,9 +151,3 @@ def refit(model: nn.Module, reference: nn.Module, layer: str, data) -> bool:
         means = [m.output_mean - k @ m.patch_mean for k, m in zip(found, moments, strict=True)]
         own.bias.copy_(torch.cat(means))
     return True
-
-
-def _fitted(factored: CPConv2d, conv: nn.Conv2d, moments: list[PatchMoments], steps: int) -> float:
-    factored.add_bias()
-    reports = fit_to_moments(factored, conv, moments, steps, DAMPING)
-    return math.sqrt(sum(report["after"] ** 2 for report in reports) / len(reports))

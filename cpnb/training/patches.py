@@ -14,6 +14,8 @@ problem, so the factors are found by L-BFGS, with the output factor projected ou
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -98,38 +100,59 @@ def fit_to_moments(
     moments: list[PatchMoments],
     n_iter_max: int = 60,
     damping: float = DAMPING,
+    wanted: list[Wanted] | None = None,
 ) -> list[dict]:
     """Fit a CP layer, in place, to the moments of the convolution ``conv`` that it replaces.
 
-    Parameters and result as of :func:`fit_to_patches`, which gathers the moments first.
+    Parameters and result as of :func:`fit_to_patches`, which gathers the moments first; ``wanted``
+    is what :func:`wanted_of` makes of them, if several layers are fitted to the same.
     """
-    large = len(moments[0].patch_mean) >= LARGE
-    dtype = torch.float32 if large else torch.float64
-    kernels = conv.weight.detach().to(dtype).flatten(1).chunk(conv.groups)
+    wanted = wanted or wanted_of(conv, moments)
     parts = [
-        part.weight.detach().to(dtype).flatten(1).chunk(conv.groups)
+        part.weight.detach().to(wanted[0].kernel).flatten(1).chunk(conv.groups)
         for part in (factored.reduce, factored.vertical, factored.horizontal, factored.expand)
     ]
     fits = [
-        _fit(kernel, group, start, n_iter_max, damping)
-        for kernel, group, start in zip(kernels, moments, zip(*parts, strict=True), strict=True)
+        _fit(group, start, n_iter_max, damping)
+        for group, start in zip(wanted, zip(*parts, strict=True), strict=True)
     ]
     _load(factored, [factors for factors, _ in fits], moments)
     return [report for _, report in fits]
 
 
+class Wanted(NamedTuple):
+    """What one group of a layer is to come near to: W* in the metric Σ."""
+
+    kernel: Tensor  # W (T, P)
+    target: Tensor  # W* (T, P)
+    sigma: Tensor  # Σ with its ridge, (P, P)
+    alone: bool  # whether the bias is enough
+
+
+def wanted_of(conv: nn.Conv2d, moments: list[PatchMoments]) -> list[Wanted]:
+    """What the moments ask of each group of a convolution; in float32 where a patch is large."""
+    large = len(moments[0].patch_mean) >= LARGE
+    dtype = torch.float32 if large else torch.float64
+    kernels = conv.weight.detach().to(dtype).flatten(1).chunk(conv.groups)
+    return [_wanted(*group) for group in zip(kernels, moments, strict=True)]
+
+
+def _wanted(kernel: Tensor, moments: PatchMoments) -> Wanted:
+    if moments.constant or not kernel.any():
+        return Wanted(kernel, kernel, kernel, alone=True)
+    return Wanted(kernel, *regression(kernel, moments), alone=False)
+
+
 @torch.inference_mode(False)  # it takes gradients, whatever it is called in
-def _fit(
-    kernel: Tensor, moments: PatchMoments, start, n_iter_max: int, damping: float
-) -> tuple[list, dict]:
+def _fit(wanted: Wanted, start, n_iter_max: int, damping: float) -> tuple[list, dict]:
     """Balanced factors Kt (T, R), Ks (S, R), Ky, Kx (d, R) of one group, and what became of it."""
     *parts, output = start  # (R, S), (R, d_y), (R, d_x), (T, R)
-    if moments.constant or not kernel.any():
+    kernel, target, sigma, alone = wanted
+    if alone:
         size = kernel.square().sum().clamp_min(1e-300)
         terms = float((output * _basis(parts)[1]).square().sum() / size)
         factors = balance([output, *(part.T for part in parts)])
         return factors, {"before": 0.0, "after": 0.0, "degeneracy": terms}
-    target, sigma = regression(kernel, moments)
     basis, norms = _basis(parts)
     output = output * norms
     before = after = _error(output, basis, target, sigma)

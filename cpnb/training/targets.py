@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from cpnb.layers.stand_in import StandIn
 from cpnb.training.seen import calls_of, seen
+from cpnb.training.tracing import traced
 
 SUMS = (operator.add, torch.add, "add")  # not in place: the layer's output is looked at after
 RECTIFIERS = (F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, "relu", "relu_")
@@ -63,11 +63,6 @@ class Target:
         return [(x, z) for (x, _), (_, z) in zip(student, teacher, strict=True)]
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module, name):
-        return isinstance(module, StandIn) or super().is_leaf_module(module, name)
-
-
 class _End:
     """The last value before a ReLU that a layer's output enters linearly."""
 
@@ -83,11 +78,8 @@ class _End:
 
     @classmethod
     def of(cls, model: nn.Module, layer: str) -> _End | None:
-        if any(map(_changed, model.modules())):
-            return None
-        try:
-            graph = _Tracer().trace(model)
-        except Exception:  # whatever the model does with a tensor that is none
+        graph = traced(model)
+        if graph is None:
             return None
         found = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
         if len(found) != 1:
@@ -105,11 +97,6 @@ class _End:
             node = user
         rectified = bool(node.users) and all(_rectifies(model, user) for user in node.users)
         return cls(_up_to(model, graph, node), model.get_submodule(layer), norm, rectified)
-
-
-def _changed(part: nn.Module) -> bool:
-    """Whether it computes something that its trace would not tell."""
-    return bool(part._forward_hooks or part._forward_pre_hooks) or "forward" in vars(part)
 
 
 def _is_norm(part: nn.Module | None) -> bool:
