@@ -4,7 +4,8 @@ Each layer is decomposed and fitted to the outputs of the one it replaces, on th
 layers before it, compressed already, now give (the data reconstruction of Jaderberg et al., 2014,
 in the asymmetric form of Zhang et al., 2016); a layer that stays dense is refitted to make up for
 those before it. As far as the model can be traced, what counts is the residual sum that a layer
-enters and the ReLU behind it (`cpnb.training.targets`). Of the data only moments are kept.
+enters and the ReLU behind it (`cpnb.training.targets`). Of the data moments are kept, and, so that
+no pass begins at the images again, at most 1 GiB of maps (`cpnb.training.cuts`).
 Means are taken up by a bias that the fitted layers get, so that BatchNorm's statistics hold as they
 are: estimated anew on a few hundred images they would be worse than those of the whole training.
 """

@@ -115,10 +115,12 @@ class Branching(nn.Module):
             x = x + torch.randn_like(x)
         if self.what == "turns":  # the images are no longer its first dimension
             x = torch.relu(x.transpose(0, 1)).transpose(0, 1)
+        if self.what == "fours":
+            x = x.reshape(4, 4, 6, 6)
         return self.head(x).mean((2, 3))
 
 
-@pytest.mark.parametrize("what", ["branches", "noise", "hooked"])
+@pytest.mark.parametrize("what", ["branches", "noise", "fours", "hooked"])
 def test_what_a_graph_does_not_tell_runs_whole(what):
     net, images = Branching(what).eval(), torch.randn(4, 3, 8, 8)
     if what == "hooked":
