@@ -31,13 +31,14 @@ def test_the_plan_stands_beside_one_rate_with_the_range_of_the_samples():
 def test_fine_tuned_nets_stand_beside_the_dense_one_with_the_range_of_the_samples():
     rows = [
         row("compress-finetune", net="resnet20", factor=factor, seed=seed, epochs=5, drop=drop,
-            accuracy_dense=0.9, accuracy_compressed=0.9 - before, parameters={"lr": 0.02}, **how)
-        for how in ({}, {"teacher": True})
+            accuracy_dense=0.9, accuracy_compressed=0.9 - before, teacher=share is not None,
+            parameters={"lr": 0.02, "share": share})
+        for share in (None, 0.4)
         for factor, seed, before, drop in (
             (3.7, 0, 0.03, 0.004), (3.7, 1, 0.02, 0.002), (1.0, 0, 0.0, -0.01))
     ]  # fmt: skip
     told = repr(tables.tuned(rows))
-    assert told.count(" 0.02 dense net ") == told.count(" – ") == 2  # with a teacher, and without
+    assert told.count("40%") == told.count(" – ") == 2  # with a teacher, and without
     assert "-1.00" in told and "0.02" in told
     assert "2.50 (2.00 to 3.00)" in told and "0.30 (0.20 to 0.40)" in told
 
