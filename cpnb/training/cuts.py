@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from cpnb.layers.copies import copied
 from cpnb.training.batches import image_batches
 from cpnb.training.evaluation import device_of, evaluation_mode
 from cpnb.training.tracing import traced
@@ -38,7 +39,8 @@ class Cuts:
     def of(cls, model: nn.Module, images: Tensor) -> Cuts | None:
         """The cuts of a model on such images; None if no graph computes what it does."""
         with evaluation_mode(model):
-            graph, pair = traced(model), torch.cat([images, images])[:2]
+            graph = traced(copied(model))  # what a model keeps of a trace stays in the copy
+            pair = torch.cat([images, images])[:2]
             if graph is None:
                 return None
             try:

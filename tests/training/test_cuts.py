@@ -139,6 +139,18 @@ def test_maps_are_cut_along_the_images(number):
     torch.testing.assert_close(reading.models[0](reading.data), net(images))
 
 
+def test_a_model_that_keeps_what_it_sees_keeps_tensors():
+    class Keeping(Branching):
+        def forward(self, x):
+            self.last = super().forward(x)
+            return self.last
+
+    net = Keeping("nothing").eval()
+    reading = Reading([net], torch.randn(4, 3, 8, 8))
+    reading.advance("head")
+    assert reading.models != [net] and type(net.last) is torch.Tensor
+
+
 def test_a_training_model_keeps_its_mode_and_statistics():
     net = made(residual).train()
     net.layer1.eval()
