@@ -25,33 +25,34 @@ class Cuts:
 
     Parameters
     ----------
-    graph : fx.Graph
+    nodes : list of fx.Node
+        Of its graph, in order; none where no graph computes what the network does.
     places : dict of int to int
         Positions of nodes whose values carry all that follows, and their bytes an image.
     """
 
-    def __init__(self, graph: fx.Graph, places: dict[int, int]):
-        self.nodes, self.places = list(graph.nodes), places
+    def __init__(self, nodes: list[fx.Node], places: dict[int, int]):
+        self.nodes, self.places = nodes, places
         self._parts = {}  # compiled code
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: nn.Module, images: Tensor) -> Cuts | None:
-        """The cuts of a model on such images; None if no graph computes what it does."""
+    def of(cls, model: nn.Module, images: Tensor) -> Cuts:
+        """The cuts of a model on such images, found on two of them."""
         with evaluation_mode(model):
             graph = traced(copied(model))  # what a model keeps of a trace stays in the copy
             pair = torch.cat([images, images])[:2]
             if graph is None:
-                return None
+                return cls([], {})
             try:
                 one, two = (_Values(model, graph).of(given) for given in (pair[:1], pair))
                 want, found = model(pair), two[-1]
             except Exception:  # it takes so many images and no others
-                return None
+                return cls([], {})
         if not isinstance(want, Tensor) or not torch.allclose(want, found, rtol=1e-3, atol=1e-5):
-            return None
-        alone, pairs = _alone(list(graph.nodes)), list(zip(one, two, strict=True))
-        return cls(graph, {i: pairs[i][0].nbytes for i in alone if _is_batch(*pairs[i])})
+            return cls([], {})
+        nodes, pairs = list(graph.nodes), list(zip(one, two, strict=True))
+        return cls(nodes, {i: pairs[i][0].nbytes for i in _alone(nodes) if _is_batch(*pairs[i])})
 
     def before(self, layer: str, most: float) -> int | None:
         """The last place before the layer's first call with maps of at most so many bytes an image.
@@ -112,7 +113,7 @@ class Reading:
         What does on ``data`` what the whole models do on images, from some layer on; names stay.
     data
         The images, or maps (N, models, ...).
-    cuts : Cuts or None
+    cuts : Cuts
     """
 
     def __init__(self, models: list[nn.Module], data, cuts: Cuts | None = None):
@@ -123,12 +124,10 @@ class Reading:
         if cuts is None and sizes:
             first = next(image_batches(data, BATCH)).to(device_of(models[-1]))
             cuts = Cuts.of(models[-1], first)
-        self.cuts = cuts
+        self.cuts = cuts or Cuts([], {})
 
     def advance(self, layer: str) -> None:
         """Cut as closely before a layer as can be."""
-        if self.cuts is None:
-            return
         place = self.cuts.before(layer, self._most)
         if place is None or place < self._place:
             (self.models, self.data), self._place = self._whole, 0

@@ -13,6 +13,7 @@ import cpnb
 from cpnb.inference import compression, planning
 from cpnb.training import cuts
 from cpnb.training.cuts import Reading
+from cpnb.training.divergence import sensitivities
 from cpnb.training.layer_fit import Steps
 from cpnb.training.seen import calls_of, seen
 
@@ -137,6 +138,39 @@ def test_maps_are_cut_along_the_images(number):
     reading.advance("head")
     assert reading.data.shape == (number, 1, 4, 6, 6)
     torch.testing.assert_close(reading.models[0](reading.data), net(images))
+
+
+class Halving(nn.Module):
+    """What stands first behind its cut works in place, and no later place is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return (x + self.conv(x.mul_(0.5))).mean((2, 3))
+
+
+@torch.no_grad()
+def test_the_kept_maps_are_not_written_to():
+    net, images = Halving().eval(), torch.randn(4, 3, 8, 8)
+    reading = Reading([net], images)
+    reading.advance("conv")
+    before, (rest,) = reading.data.clone(), reading.models
+    torch.testing.assert_close(rest(reading.data), net(images))
+    assert rest is not net and torch.equal(reading.data, before)
+
+
+def test_a_network_is_traced_once_however_many_batches(monkeypatch):
+    """Also one that cannot be."""
+    made_of, asked = cuts.Cuts.of, []
+    monkeypatch.setattr(cuts.Cuts, "of", lambda *args: asked.append(1) or made_of(*args))
+    for what in ("nothing", "branches"):
+        net = Branching(what).eval()
+        trials = {"head": (nn.Conv2d(4, 5, 3), 0.5)}
+        sensitivities(net, trials, torch.randn(6, 3, 8, 8), batch_size=2)
+    assert len(asked) == 2
 
 
 def test_a_model_that_keeps_what_it_sees_keeps_tensors():
