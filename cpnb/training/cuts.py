@@ -8,6 +8,8 @@ residual block.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -18,6 +20,14 @@ from cpnb.training.tracing import traced
 
 MOST = 2**30  # bytes of maps that are kept
 BATCH = 32  # images
+LAYOUTS = torch.channels_last, torch.contiguous_format  # the former takes a CPU less time
+
+
+class Place(NamedTuple):
+    """Of a cut: the bytes of its maps, an image, and how they lie in memory."""
+
+    size: int
+    layout: torch.memory_format
 
 
 class Cuts:
@@ -27,11 +37,11 @@ class Cuts:
     ----------
     nodes : list of fx.Node
         Of its graph, in order; none where no graph computes what the network does.
-    places : dict of int to int
-        Positions of nodes whose values carry all that follows, and their bytes an image.
+    places : dict of int to Place
+        By the positions of nodes whose values carry all that follows.
     """
 
-    def __init__(self, nodes: list[fx.Node], places: dict[int, int]):
+    def __init__(self, nodes: list[fx.Node], places: dict[int, Place]):
         self.nodes, self.places = nodes, places
         self._parts = {}  # compiled code
 
@@ -41,18 +51,14 @@ class Cuts:
         """The cuts of a model on such images, found on two of them."""
         with evaluation_mode(model):
             graph = traced(copied(model))  # what a model keeps of a trace stays in the copy
-            pair = torch.cat([images, images])[:2]
-            if graph is None:
-                return cls([], {})
-            try:
-                one, two = (_Values(model, graph).of(given) for given in (pair[:1], pair))
-                want, found = model(pair), two[-1]
-            except Exception:  # it takes so many images and no others
-                return cls([], {})
-        if not isinstance(want, Tensor) or not torch.allclose(want, found, rtol=1e-3, atol=1e-5):
-            return cls([], {})
-        nodes, pairs = list(graph.nodes), list(zip(one, two, strict=True))
-        return cls(nodes, {i: pairs[i][0].nbytes for i in _alone(nodes) if _is_batch(*pairs[i])})
+            if graph is not None:
+                for layout in LAYOUTS:
+                    values = _values_of(model, graph, torch.cat([images, images])[:2], layout)
+                    if values:
+                        nodes = list(graph.nodes)
+                        places = {i: _place(*values[i]) for i in _alone(nodes)}
+                        return cls(nodes, {i: place for i, place in places.items() if place})
+        return cls([], {})
 
     def before(self, layer: str, most: float) -> int | None:
         """The last place before the layer's first call with maps of at most so many bytes an image.
@@ -61,7 +67,7 @@ class Cuts:
         """
         for index, node in enumerate(self.nodes):
             if node.op == "call_module" and node.target == layer:
-                fit = (i for i, size in self.places.items() if i < index and size <= most)
+                fit = (i for i, place in self.places.items() if i < index and place.size <= most)
                 return max(fit, default=0)
         return None
 
@@ -78,9 +84,12 @@ class Cuts:
     def _graph(self, start: int, stop: int | None, which: int) -> fx.Graph:
         graph, copies = fx.Graph(), {}
         maps = graph.placeholder("maps")
+        layout = {"memory_format": self.places[start].layout} if start in self.places else {}
         if start:
             own = graph.call_method("select", (maps, 1, which))
-            maps = graph.call_method("clone", (own,))  # layers that work in place write to them
+            maps = graph.call_method("clone", (own,), layout)  # some layers write to their inputs
+        else:
+            maps = graph.call_method("contiguous", (maps,), layout)
         copies[self.nodes[start]] = maps
 
         def copy_of(node: fx.Node) -> fx.Node:
@@ -167,14 +176,28 @@ class _Values(fx.Interpreter):
         return self.noted[-1]
 
 
-def _is_batch(one, two) -> bool:
-    """Whether values are tensors (N, ...) of one and of two images."""
-    return (
-        isinstance(one, Tensor)
-        and len(one.shape) > 1
-        and len(one) == 1
-        and two.shape == (2, *one.shape[1:])
-    )
+def _values_of(model, graph, pair: Tensor, layout) -> list[tuple] | None:
+    """The graph's values for one and for two images; None if it does not do what the model does."""
+    if layout != torch.contiguous_format and pair.dim() != 4:
+        return None
+    given = pair.contiguous(memory_format=layout)
+    try:
+        one, two = (_Values(model, graph).of(images) for images in (given[:1], given))
+        want, found = model(pair), two[-1]
+    except Exception:  # it takes so many images and no others, or no such layout
+        return None
+    same = isinstance(want, Tensor) and torch.allclose(want, found, rtol=1e-3, atol=1e-5)
+    return list(zip(one, two, strict=True)) if same else None
+
+
+def _place(one, two) -> Place | None:
+    """Where the values of one and of two images are tensors (N, ...)."""
+    if not isinstance(one, Tensor) or len(one.shape) < 2 or len(one) != 1:
+        return None
+    if two.shape != (2, *one.shape[1:]):
+        return None
+    last = two.dim() == 4 and two.is_contiguous(memory_format=torch.channels_last)
+    return Place(one.nbytes, torch.channels_last if last else torch.contiguous_format)
 
 
 def _alone(nodes: list[fx.Node]) -> list[int]:

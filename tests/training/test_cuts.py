@@ -140,6 +140,30 @@ def test_maps_are_cut_along_the_images(number):
     torch.testing.assert_close(reading.models[0](reading.data), net(images))
 
 
+class Viewing(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.conv, self.head, self.size = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), size
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        return self.head(x).view(-1, self.size).tanh()
+
+
+@pytest.mark.parametrize("how", ["mean", "view"])
+@torch.no_grad()
+def test_maps_lie_channels_last_where_the_network_can_take_them_so(how):
+    net = (Branching("") if how == "mean" else Viewing(5 * 4 * 4)).eval()
+    images = torch.randn(3, 3, 8, 8)
+    reading, inputs = Reading([net], images), []
+    reading.advance("head")
+    net.head.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    torch.testing.assert_close(reading.models[0](reading.data), net(images))
+    last = inputs[0].is_contiguous(memory_format=torch.channels_last)
+    assert last == (how == "mean")
+    assert reading.data.shape == (3, 1, 4, 6, 6)
+
+
 class Halving(nn.Module):
     """What stands first behind its cut works in place, and no later place is one."""
 
