@@ -97,7 +97,7 @@ bench-inference: $(STAMP) ## dense, factored, optimised in all runtimes (ARGS=--
 bench-solver: $(STAMP) ## CP solvers side by side, error against seconds (ARGS=--quick: 2 minutes; peers: pip install -e .[bench])
 	$(PYTHON) benchmarks/bench_solver.py $(ARGS)
 
-gpu: $(STAMP) ## where there is CUDA, all that needs it in nine minutes; elsewhere it says so
+gpu: $(STAMP) ## where there is CUDA, all that needs it, in at most nine minutes; elsewhere it says so
 	$(PYTHON) benchmarks/gpu.py
 
 site: $(STAMP) ## notebooks, documents and public names as static pages, in site/public

@@ -1,4 +1,4 @@
-"""All that needs a GPU, in nine minutes: tests, solver, inference, notebook 05.
+"""All that needs a GPU, in at most nine minutes: tests, solver, inference, notebook 05.
 
     make gpu                    # or: python benchmarks/gpu.py
 

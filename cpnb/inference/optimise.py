@@ -64,7 +64,7 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     Raises
     ------
     TypeError
-        model or example is none, or the model cannot be copied.
+        model is no ``nn.Module``, example no tensor, or the model cannot be copied.
     ValueError
         example is on another device than the model, is no batch, or has a shape that the model does
         not take.

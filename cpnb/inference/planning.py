@@ -70,7 +70,7 @@ def plan(
     Raises
     ------
     TypeError
-        model or example are none; data are no images.
+        model is no ``nn.Module``, example no tensor, or data hold something else than images.
     ValueError
         A budget out of range, or that cannot be met (the message says what can); a layer named
         that does not exist; no images; a model that cannot be run on the example.
@@ -118,7 +118,7 @@ def require_images(data) -> None:
 
 
 def _candidates(model, example, sizes, layers) -> dict[str, PlannedLayer]:
-    """Every layer with multiplies, and why it is none to factor."""
+    """Every layer with multiplies, and why it stays dense, if it must."""
     counts = {n: c for n, c in multiplies_per_layer(model, example).items() if n in sizes}
     dense = layer_names(model, (nn.Conv2d, nn.Linear))
     unknown = [name for name in layers or () if name not in dense]

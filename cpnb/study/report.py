@@ -18,10 +18,10 @@ from cpnb.study.findings import Finding
 from cpnb.study.machines import hardware
 
 BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
-MARKS = {"C": "confirmed", "U": "unconfirmed", "A": "arithmetic", "O": "ours"}
+MARKS = {"C": "confirmed", "U": "unconfirmed", "A": "our arithmetic", "O": "ours"}
 # Heading of each table: marks of its claims, and what its second column is.
 PARTS = {
-    "Claims of the paper and of its rivals": ("CA", "the paper"),
+    "Claims of the paper and of its rivals": ("CA", "its paper"),
     "Questions of ours": ("U", "asked"),
     "Beyond the paper": ("O", "–"),
 }

@@ -112,14 +112,15 @@ class Reading:
     models : list of nn.Module
         Layers of them may be replaced in place meanwhile.
     data : Tensor, Dataset or DataLoader, optional
-        Images. Once there is a cut, they are not read again.
+        Images. For a layer behind a cut they are not read again.
     cuts : Cuts, optional
         By default found from the last of the models.
 
     Attributes
     ----------
     models : list of nn.Module
-        What does on ``data`` what the whole models do on images, from some layer on; names stay.
+        The rest of each model: what it does on ``data`` is what the whole one does on the images.
+        Layers keep their names.
     data
         The images, or maps (N, models, ...).
     cuts : Cuts

@@ -17,14 +17,14 @@ def _lines(rows: list[dict] | None, marks: str = "CAUO") -> list[dict]:
 
 
 def claims(rows: list[dict] | None = None) -> Table:
-    """Confirmed claims: the paper, what was measured here and on what, and the verdict.
+    """Confirmed claims: what its paper says, what was measured here and on what, and the verdict.
 
     Parameters
     ----------
     rows : list of dict, optional
         Records; the committed ones by default.
     """
-    return _table(rows, "CA", {"claim": "claim", "paper": "the paper"} | LAST)
+    return _table(rows, "CA", {"claim": "claim", "paper": "its paper"} | LAST)
 
 
 def questions(rows: list[dict] | None = None) -> Table:
