@@ -5,8 +5,8 @@
 
 One ResNet on CIFAR-10, every contender in the runtime that is fastest for it, timed in turns in one
 run; accuracy on the 10,000 test images is that of the very net that was timed. Nothing is trained:
-CP and int8 see 512 images without labels, Tucker-2 none; the pruned net gets its BatchNorm statistics
-estimated anew on them, for without that it guesses.
+CP and int8 see 512 images without labels, Tucker-2 none; the pruned net gets its BatchNorm
+statistics estimated anew on them, for without that it guesses.
 """
 
 import argparse

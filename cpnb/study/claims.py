@@ -14,7 +14,14 @@ from cpnb.study.findings import FAILS, HOLDS, NO, OTHER, YES, Claim, Finding, co
 from cpnb.study.intervals import with_interval
 from cpnb.study.own_claims import OWN_CLAIMS
 from cpnb.study.rival_claims import RIVAL_CLAIMS
-from cpnb.study.selection import RANKS_64, chosen, main_runs, newest_code, optimised_charnets, setting
+from cpnb.study.selection import (
+    RANKS_64,
+    chosen,
+    main_runs,
+    newest_code,
+    optimised_charnets,
+    setting,
+)
 
 
 def _percent(runs: list[dict], key: str) -> float:

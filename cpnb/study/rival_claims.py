@@ -73,7 +73,8 @@ def against_the_best_rival(rows):
         f"{_told(ours)}; {_told(theirs)}; ratio {told_ratio(plain)}, "
         f"{counted(len(ours['speedups']), 'repeat')}. With `optimize_for_inference` "
         f"{fast[0]['speedup_optimised']:.1f}× against {fast[1]['speedup_optimised']:.1f}× "
-        f"over that dense net ({NAMES[fast[1]['method']]}), ratio {told_ratio(ratio_of(*fast, 'speedups_optimised'))}"
+        f"over that dense net ({NAMES[fast[1]['method']]}), ratio "
+        f"{told_ratio(ratio_of(*fast, 'speedups_optimised'))}"
     )
     later = fastest_within([p for p in points if p["method"] == "tucker"], 1.0)
     and_later = f"; Tucker-2, later: {later['speedup']:.1f}×" if later else ""
@@ -145,7 +146,8 @@ SCHEMES = ("jaderberg-2", "jaderberg-1")
 RIVAL_CLAIMS = [
     Claim("CharNet at ≤ 1 point: CP against the paper's best rival",
           "8.5× against 4.5×, each from its own paper", "C",
-          against_the_best_rival, RIVALS, short="CP against the paper's best rival, ≤ 1 point on validation"),
+          against_the_best_rival, RIVALS,
+          short="CP against the paper's best rival, ≤ 1 point on validation"),
     Claim("Denton 2014: convolutions", "2× within 1%", "C",
           rival(("biclustering",), 2.0, 1.0), RIVALS),
     Claim("Denton 2014: conv1, C′=6", "3×", "U", layer_alone("conv1", 3.0), DENTON),
