@@ -21,7 +21,7 @@ from cpnb.layers.plain import plain
 from cpnb.layers.surgery import layer_names
 from cpnb.training.batches import image_batches
 from cpnb.training.cuts import Reading
-from cpnb.training.divergence import sensitivities
+from cpnb.training.divergence import Trial, sensitivities
 from cpnb.training.layer_fit import LayerFit, Steps, is_large
 
 LEAST_SHARE = 0.001  # of the net's multiplies: a layer with less is too small to pay
@@ -82,10 +82,13 @@ def plan(
     found = _candidates(model, example, sizes, layers)
     whole = dense_milliseconds(model, example)
     trials, reading = {}, Reading([model], data)
+    following = dict(zip(found, list(found)[1:], strict=False))
     for name in tqdm(found, desc="plan", unit="layer", disable=not progress):
-        trial = _measure(reading, model, name, found[name], sizes[name])
-        if trial is not None:
-            trials[name] = trial
+        tried = _measure(reading, model, name, found[name], sizes[name])
+        if tried is not None:
+            behind = following.get(name, "")
+            behind = behind if behind and found[behind].method else ""
+            trials[name] = Trial.of(*reading.models, name, *tried, behind, reading.data)
     if trials:
         for name, value in sensitivities(model, trials, data, progress=progress).items():
             found[name].sensitivity = value

@@ -21,8 +21,14 @@ from cpnb.layers.plain import evaluating, hook_remover, type_name
 REGISTERED = ("_modules", "_parameters", "_buffers")
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, shared=()) -> nn.Module:
     """A deep copy of ``model``, or a TypeError that names the part that cannot be copied.
+
+    Parameters
+    ----------
+    model : nn.Module
+    shared : iterable of Tensor
+        Parameters and buffers that both have.
 
     Warns
     -----
@@ -30,7 +36,7 @@ def copied(model: nn.Module) -> nn.Module:
         Parameters have hooks, which are not copied.
     """
     try:
-        twin = copy.deepcopy(model)
+        twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     except Exception as error:
         raise TypeError(
             f"model must be one that copy.deepcopy can copy, {_culprit(model) or 'and is not'} "

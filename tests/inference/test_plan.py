@@ -12,7 +12,8 @@ import cpnb
 from cpnb.inference.costs import Cost, random_factored
 from cpnb.inference.plan import Plan, PlannedLayer
 from cpnb.inference.shapes import factored_multiplies, input_sizes
-from cpnb.training.divergence import divergence, sensitivities
+from cpnb.training.divergence import Trial, divergence, sensitivities
+from cpnb.training.layer_fit import refit
 
 
 def small_net():
@@ -149,15 +150,39 @@ def test_sensitivities_are_those_of_one_layer_changed_at_a_time():
     net, data = small_net(), DataLoader(images(), batch_size=16, shuffle=True)
     before = copy.deepcopy(net.state_dict())
     trials = {
-        name: (cpnb.decompose(net, {name: 3}).get_submodule(name), 0.5) for name in ("3", "5")
+        name: Trial({name: cpnb.decompose(net, {name: 3}).get_submodule(name)}, 0.5)
+        for name in ("3", "5")
     }
     found = sensitivities(net, trials, data)
-    for name, (factored, error) in trials.items():
+    for name, trial in trials.items():
         changed = copy.deepcopy(net)
-        changed.set_submodule(name, factored)
-        assert found[name] == pytest.approx(divergence(changed, net, images()) / error**2, rel=1e-4)
+        changed.set_submodule(name, trial.parts[name])
+        lost = divergence(changed, net, images())
+        assert found[name] == pytest.approx(lost / trial.error**2, rel=1e-4)
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_what_the_next_layer_makes_up_for_is_not_counted():
+    net, data = small_net(), images(64)
+    before = copy.deepcopy(net.state_dict())
+    factored = cpnb.decompose(net, {"3": 3}).get_submodule("3")
+    alone, helped = (Trial.of(net, "3", factored, 0.5, behind, data) for behind in ("", "5"))
+    assert list(alone.parts) == ["3"] and list(helped.parts) == ["3", "5"]
+    found = [sensitivities(net, {"3": trial}, data)["3"] for trial in (alone, helped)]
+    assert found[1] < 0.8 * found[0]
+    want = copy.deepcopy(net)
+    want.set_submodule("3", factored)
+    assert refit(want, net, "5", data)
+    torch.testing.assert_close(helped.parts["5"].state_dict(), want[5].state_dict())
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_large_layer_behind_is_not_refitted():
+    net = nn.Sequential(nn.Conv2d(3, 112, 3), nn.Conv2d(112, 4, 3))
+    factored = cpnb.decompose(net, {"0": 2}, n_iter_max=1)[0]
+    assert list(Trial.of(net, "0", factored, 0.5, "1", images(4)).parts) == ["0"]
 
 
 @pytest.mark.parametrize("index, method", [(3, "nls"), (5, "nls"), (9, "jaderberg"), (13, "svd")])

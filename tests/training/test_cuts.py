@@ -13,7 +13,7 @@ import cpnb
 from cpnb.inference import compression, planning
 from cpnb.training import cuts
 from cpnb.training.cuts import Reading
-from cpnb.training.divergence import sensitivities
+from cpnb.training.divergence import Trial, sensitivities
 from cpnb.training.layer_fit import Steps
 from cpnb.training.seen import calls_of, seen
 
@@ -192,7 +192,7 @@ def test_a_network_is_traced_once_however_many_batches(monkeypatch):
     monkeypatch.setattr(cuts.Cuts, "of", lambda *args: asked.append(1) or made_of(*args))
     for what in ("nothing", "branches"):
         net = Branching(what).eval()
-        trials = {"head": (nn.Conv2d(4, 5, 3), 0.5)}
+        trials = {"head": Trial({"head": nn.Conv2d(4, 5, 3)}, 0.5)}
         sensitivities(net, trials, torch.randn(6, 3, 8, 8), batch_size=2)
     assert len(asked) == 2
 
