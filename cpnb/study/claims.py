@@ -62,15 +62,17 @@ def accuracy_after(plain: bool):
             return None
         images, before = runs[0]["test_size"], mean(r["accuracy_baseline"] for r in runs)
         after = mean(r["accuracy_finetuned"] for r in runs)
+        steps = setting(runs[0], "n_iter_max")
+        how, told = (
+            (f"{steps} steps from an SVD start; ", f", {steps} steps") if steps else ("", "")
+        )
         here = (
             f"{with_interval(before, images)} → {with_interval(after, images)}"
-            f"{_seeds(runs, 'accuracy_finetuned')}; {setting(runs[0], 'n_iter_max')} steps from an "
-            f"SVD start; Chars74K test, {images:,} characters"
+            f"{_seeds(runs, 'accuracy_finetuned')}; {how}Chars74K test, {images:,} characters"
         )
         kept = all(round(100 * (before - r["accuracy_finetuned"]), 6) <= 1 for r in runs)
         verdict = (YES if plain else OTHER) if kept else NO
-        how = f"{counted(len(runs), 'seed')}, {setting(runs[0], 'n_iter_max')} steps"
-        brief = f"{before:.1%} → {after:.1%} ({how})"
+        brief = f"{before:.1%} → {after:.1%} ({counted(len(runs), 'seed')}{told})"
         return Finding(here, verdict, runs, brief)
 
     return finding
