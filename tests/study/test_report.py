@@ -284,6 +284,13 @@ def test_single_layers_of_denton_are_arithmetic_and_speed():
     assert "13.3/5.9/3.2×" in line.here and "2 of 3 factors agree" in line.verdict
 
 
+def test_a_claim_tells_how_long_the_solver_ran():
+    run = finetune(0, parameters={"max_degeneracy": 0.0, "n_iter_max": 200})
+    assert "91.0% → 90.0% (one seed, 200 steps)" in report.short([run])
+    (line,) = [x for x in report.lines([run]) if "plain NLS" in x.claim]
+    assert "; 200 steps from an SVD start; " in line.here
+
+
 def test_readme_is_rewritten_between_its_markers(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
