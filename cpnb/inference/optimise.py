@@ -55,11 +55,11 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     nn.Module
         In evaluation mode, without gradients of its parameters, the outputs those of the model up
         to rounding, its convolutions' maps in channels_last. It may be called from several threads.
-        Its attribute `report` tells what was measured and chosen. Of a network as a whole that is
-        true of input of the example's shape and of as many threads; other input goes through the
-        layers. Exported, traced or under
-        ``torch.compile`` it is the layers one by one, as it is where a gradient is wanted. Kernels
-        hold copies of the weights, and follow their changes (see `fused.module.FusedConv`).
+        Its attribute `report` tells what was measured and chosen. A runtime that was chosen for the
+        network as a whole runs input of the example's shape on as many threads; other input goes
+        through the layers. Exported, traced or under ``torch.compile`` it is the layers one by one,
+        as it is where a gradient is wanted. Kernels hold copies of the weights, and follow their
+        changes (see `fused.module.FusedConv`).
 
     Raises
     ------

@@ -43,6 +43,8 @@ def rival(methods: tuple[str, ...], goal: float, drop: float):
         if widest not in (None, best):
             unit = "point" if drop == 1 else "points"
             here += f"; the fastest within {drop:g} {unit}: {widest['speedup']:.1f}×"
+        if drop == NO_LOSS:
+            here += f"; up to {drop:g} points count as none"
         # No seed may lose a point: not the mean alone counts.
         kept = best["drop_after"] <= drop and best["worst"] <= 1
         return Finding(here, REACHED if kept else NO, best["runs"])
