@@ -18,7 +18,7 @@ from cpnb.cp.norms import covariances
 from cpnb.layers.copies import copied
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.surgery import decompose
-from cpnb.training.moments import patch_moments
+from cpnb.training.moments import OnePatch, patch_moments
 from cpnb.training.patches import Wanted, fit_to_moments, regression, wanted_of
 from cpnb.training.reconstruct import input_covariance
 
@@ -141,7 +141,10 @@ def refit(model: nn.Module, reference: nn.Module, layer: str, data) -> bool:
     groups = getattr(dense, "groups", 1)
     if dense.weight[0].numel() > LARGEST:
         return False
-    moments = patch_moments(model, reference, layer, data, positions=POSITIONS, downstream=True)
+    try:
+        moments = patch_moments(model, reference, layer, data, positions=POSITIONS, downstream=True)
+    except OnePatch:
+        return False
     if moments[0].count < 4 * len(moments[0].patch_mean):
         return False
     kernels = dense.weight.double().flatten(1).chunk(groups)

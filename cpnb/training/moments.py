@@ -18,6 +18,10 @@ from cpnb.training.targets import Target
 ROUNDING = 1e-6  # share of the mean: float32 maps that spread by less are constant
 
 
+class OnePatch(ValueError):
+    """All patches of a layer are alike."""
+
+
 @dataclass
 class PatchMoments:
     """First and second moments of one group's patches p̂ (S d_y d_x) and outputs z (T).
@@ -131,7 +135,7 @@ def patch_moments(
     ):
         raise ValueError(f"loader gives NaN or Inf at layer {layer!r}; its maps must be finite")
     if all(group.constant for group in found):
-        raise ValueError(f"layer {layer!r} sees one patch alone in loader: nothing to fit to")
+        raise OnePatch(f"layer {layer!r} sees one patch alone in loader: nothing to fit to")
     return found
 
 

@@ -179,6 +179,17 @@ def test_what_the_next_layer_makes_up_for_is_not_counted():
         assert torch.equal(value, before[name])
 
 
+def test_a_layer_behind_of_which_one_image_tells_nothing_stays():
+    """Such as one that sees the means of maps (squeeze and excitation)."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 5),
+    ).eval()  # fmt: skip
+    found = cpnb.plan(net, images(1), images(1), multiplies=0.5, progress=False)
+    small = cpnb.compress(net, found, images(1), progress=False)
+    assert list(found.ranks) == ["1"] and torch.equal(small[5].weight, net[5].weight)
+
+
 def test_a_large_layer_behind_is_not_refitted():
     net = nn.Sequential(nn.Conv2d(3, 112, 3), nn.Conv2d(112, 4, 3))
     factored = cpnb.decompose(net, {"0": 2}, n_iter_max=1)[0]
