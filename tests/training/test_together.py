@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,18 @@ from cpnb.training.batches import batches
 
 SCRIPT = Path(__file__).with_name("together.py")
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
 
 
 def launched(folder: Path, processes: int, stop: int = 0) -> list:
     """What each process came to; nothing of those that stop after an epoch."""
     arguments = [str(SCRIPT), str(folder / "run.safetensors"), str(stop), str(folder / "history")]
-    command = [*LAUNCH, "--num_processes", str(processes)] if processes > 1 else [sys.executable]
+    with socket.socket() as free:  # accelerate 1.0 takes no port 0
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = [*LAUNCH, port, "--num_processes", str(processes)]
+    command = together if processes > 1 else [sys.executable]
     told = os.environ | {"CPNB_RESULTS": str(folder / "results"), "OMP_NUM_THREADS": "1"}
     told["ACCELERATE_USE_CPU"] = "true"  # gloo; the launcher starts several for GPUs alone
     run = subprocess.run(
