@@ -11,6 +11,7 @@ import math
 import operator
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -212,7 +213,7 @@ def check_count(value, most: int, name: str, rule: str) -> int:
         count = operator.index(value)
     except TypeError:
         count = None
-    if count is None or isinstance(value, bool):
+    if count is None or isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer from 1 to {most} ({rule}), got {value!r}")
     if not 1 <= count <= most:
         raise ValueError(f"{name} must be an integer from 1 to {most} ({rule}), got {count}")

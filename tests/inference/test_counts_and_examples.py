@@ -222,7 +222,7 @@ def test_compiled_models_are_counted_and_scripts_refused():
         with torch.inference_mode():
             model(example)
         assert cpnb.count_multiplies(model, example) == 3_888
-    with pytest.warns(FutureWarning, match="deprecated"):
+    with pytest.warns((FutureWarning, DeprecationWarning), match="deprecated"):
         script = torch.jit.trace(net, example)
     with pytest.raises(TypeError, match="made of Python modules to be counted, got TorchScript"):
         cpnb.count_multiplies(script, example)

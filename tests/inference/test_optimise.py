@@ -217,9 +217,8 @@ def test_without_a_compiler_one_warning(monkeypatch):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         fast = optimize_for_inference(net, torch.randn(2, 1, 24, 24))
-    assert [str(w.message) for w in told] == [
-        "optimize_for_inference goes on in plain PyTorch: there is no C++ compiler"
-    ]
+    ours = [str(w.message) for w in told if w.category is UserWarning]
+    assert ours == ["optimize_for_inference goes on in plain PyTorch: there is no C++ compiler"]
     assert "there is no C++ compiler" in str(fast.report)
     assert_repeats(fast, net, torch.randn(2, 1, 24, 24))
 
