@@ -64,7 +64,7 @@ def accuracy_after(plain: bool):
         after = mean(r["accuracy_finetuned"] for r in runs)
         steps = setting(runs[0], "n_iter_max")
         how, told = (
-            (f"{steps} steps from an SVD start; ", f", {steps} steps") if steps else ("", "")
+            (f"{steps} steps from an SVD start; ", f"; {steps} steps") if steps else ("", "")
         )
         here = (
             f"{with_interval(before, images)} → {with_interval(after, images)}"
@@ -72,7 +72,8 @@ def accuracy_after(plain: bool):
         )
         kept = all(round(100 * (before - r["accuracy_finetuned"]), 6) <= 1 for r in runs)
         verdict = (YES if plain else OTHER) if kept else NO
-        brief = f"{before:.1%} → {after:.1%} ({counted(len(runs), 'seed')}{told})"
+        seeds = _seeds(runs, "accuracy_finetuned").removeprefix(", ")
+        brief = f"{before:.1%} → {after:.1%} ({seeds}{told})"
         return Finding(here, verdict, runs, brief)
 
     return finding
@@ -105,7 +106,7 @@ def fused(case: str, ranks: dict, goal: float):
             f"factored: {peers:.1f}×"
         )
         brief = (
-            f"{found:.1f}× on {runs[-1]['input'][0]} patches, over the fastest dense net of all "
+            f"{_ranged(runs)} on {runs[-1]['input'][0]} patches, over the fastest dense net of all "
             f"runtimes, at {runs[-1]['bound']:.1f} times fewer multiplies"
         )
         return Finding(here, OTHER if found >= goal else NO, runs, brief)
@@ -113,14 +114,19 @@ def fused(case: str, ranks: dict, goal: float):
     return finding
 
 
+def _ranged(runs: list[dict]) -> str:
+    each = [r["speedup"] for r in runs]
+    told = f"{median(each):.1f}×"
+    if len(runs) > 1:
+        told += f" ({len(runs)} runs, {min(each):.1f} to {max(each):.1f}×)"
+    return told
+
+
 def _of_newest_code(runs: list[dict]) -> tuple[float, str, list[dict]]:
     """Median speed-up of the runs at the newest one's commit, the median told, these runs."""
     runs = newest_code(runs)
     each = [r["speedup"] for r in runs]
-    told = f"{median(each):.1f}×"
-    if len(runs) > 1:
-        told += f" (median of {len(runs)} runs, {min(each):.1f} to {max(each):.1f}×)"
-    told += f" at {runs[-1]['bound']:.2f} times fewer multiplies"
+    told = f"{_ranged(runs)} at {runs[-1]['bound']:.2f} times fewer multiplies"
     return median(each), told, runs
 
 

@@ -40,7 +40,7 @@ def compared(rows: list[dict]) -> list[dict]:
         on the validation split, None for none), spread (standard deviation of drop_after over
         seeds, None for one), multiplies, bound, speedup (over dense in PyTorch, median of the
         repeats), speedups (each repeat's, in order), fused, speedup_optimised, speedups_optimised,
-        runs.
+        least and worst (drop_after of the best and of the worst seed), runs.
     """
     accuracies = [r for r in rows if r.get("claim") == ACCURACY]
     accuracies = [r for r in accuracies if all(r[k] == accuracies[-1][k] for k in SAME)]
@@ -97,6 +97,7 @@ def _point(method: str, runs: list[dict], repeats: list[dict]) -> dict:
         "fused": timed["fused"],
         "speedup_optimised": median(fast),
         "speedups_optimised": fast,
+        "least": min(drops),
         "worst": max(drops),
         "runs": [*runs, *repeats],
     }

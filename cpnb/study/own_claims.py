@@ -30,7 +30,7 @@ def compressed(net: str, factor: float):
         )
         brief = (
             f"drop {median(drops):.2f} points, CIFAR-10, JPEG copy (median of "
-            f"{counted(len(runs), 'sample')})"
+            f"{counted(len(runs), 'sample')}{ranged})"
         )
         return Finding(here, MEASURED, runs, brief)
 

@@ -7,7 +7,7 @@ error of the outputs, the *data reconstruction* of Jaderberg et al. (2014), is
     E‖W p + b − Ŵ p̂ − b̂‖² = ‖(W* − Ŵ) Σ^½‖² + what no layer can avoid,  b̂ = E[z] − Ŵ E[p̂],
 
 with Σ = Cov(p̂, p̂) and W* = Cov(W p, p̂) Σ⁻¹: for p̂ = p the input-covariance metric of Denton et al.
-(2014). Everything is in the means and two matrices of second moments, gathered in one pass; labels
+(2014), and the norm of Kalle et al. (arXiv 2511.04494). Everything is in the means and two matrices of second moments, gathered in one pass; labels
 are not used. Unlike a metric for the input maps alone this one is no change of basis of the CP
 problem, so the factors are found by L-BFGS, with the output factor projected out.
 """

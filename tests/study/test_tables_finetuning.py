@@ -49,7 +49,7 @@ def test_the_pipeline_is_told_by_its_newest_run_of_each_seed():
     assert told["drop after fine-tuning (points)"] == "1.27 (0.80 to 2.00)"
     assert told["seeds"] == "3" and told["accuracy, baseline"] == "91.0%"
     assert told["steps of the solver"] == "–"  # rows from before it was a parameter
-    assert "Some CPU (AVX2), 2 threads" in table.caption
+    assert "Some CPU (AVX2), 2 threads" in told["on"]
 
 
 def test_each_start_and_each_data_set_has_a_column():

@@ -52,9 +52,14 @@ def test_the_time_that_a_plan_and_its_compression_take():
 
 def test_alternatives_name_their_figures():
     other = row("alternatives", name="int8 (NNCF)", runtime="OpenVINO", accuracy=0.87, speedup=2.5,
-                multiplies=40e6, ms=1.25, labels="512 images", batch=64, factor=1.9)  # fmt: skip
-    told = repr(tables.alternatives([other]))
+                multiplies=40e6, ms=1.25, iqr_ms=0.5, labels="512 images", batch=64, factor=1.9,
+                net="resnet20", latencies={"OpenVINO": 1.25, "ONNX Runtime": 3.5})  # fmt: skip
+    larger = other | {"net": "resnet56", "commit": "newer"}
+    told = tables.alternatives([other, larger])
+    assert list(told.data["of"]) == ["ResNet-20", "ResNet-56"]
+    told = repr(told)
     assert "int8 (NNCF)" in told and "2.5×" in told and "batches of 64" in told
+    assert "1.25 ± 0.25" in told and "3.50" in told
 
 
 @pytest.mark.parametrize("column", ["kernel", "channels", "size"])

@@ -42,7 +42,7 @@ def test_whole_nets_are_told_by_the_newest_code_on_each_machine():
     gpu = {"device": "cuda", "gpu": "Some GPU"}
     rows = [whole_net(9.9, "old"), whole_net(5.0), whole_net(6.0), whole_net(2.0, "old", **gpu)]
     cpu, cuda = lines(tables.speedups(rows))
-    assert cpu["measured"] == "5.50× (5.00× to 6.00×)" and cpu["runs"] == "2"
+    assert cpu["speed-up over dense in PyTorch"] == "5.50× (5.00× to 6.00×)" and cpu["runs"] == "2"
     assert cpu["dense (ms)"] == "31.2 ± 0.1, NCHW" and cpu["input"] == "64 patches"
     assert cpu["on"] == "Some CPU (AVX2), 2 threads" and cuda["on"] == "Some GPU"
 

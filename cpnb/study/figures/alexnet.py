@@ -59,10 +59,10 @@ def alexnet_speedups(rows: list[dict] | None = None):
         for key, label in (
             ("bound", "ratio of multiplies"),
             ("speedup_optimised", "optimised"),
-            ("speedup", "factored"),
+            ("speedup", "four convolutions, one by one"),
         )
     }
-    fig = lines_by_rank(series, f"speed-up of conv2 (×), batch of {batch}")
+    fig = lines_by_rank(series, f"speed-up of conv2 over dense in PyTorch (×), batch of {batch}")
     (ax,) = fig.axes
     ax.set(xlabel=IN_EACH_GROUP, ylim=(0, None))
     ax.legend(loc="upper right")

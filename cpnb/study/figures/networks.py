@@ -8,13 +8,13 @@ from cpnb.study.figures.style import BLACK, CYCLE, MARKERS
 
 
 def error_curves(plan, most: int = 6):
-    """Expected loss of outputs against multiplies saved, for the layers that matter most.
+    """Expected loss of outputs against multiplies saved: the steepest layers and the flattest one.
 
     Parameters
     ----------
     plan : cpnb.Plan
     most : int
-        Layers to draw, those with the steepest curves first.
+        Layers to draw, the flattest one among them.
     """
     layers = {name: x for name, x in plan.layers.items() if x.curve}
     steepest = sorted(layers, key=lambda n: -layers[n].loss(min(layers[n].curve)))
@@ -32,6 +32,9 @@ def error_curves(plan, most: int = 6):
     ticks = [1.5, 2, 3, 5, 8, 12]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
+    if len(picked) < len(layers):
+        drawn = f"the {len(picked) - 1} steepest and the flattest of {len(layers)} layers"
+        ax.set_title(drawn, fontsize=10)
     ax.legend(fontsize=9, title="layer", bbox_to_anchor=(1.01, 1), loc="upper left")
     return fig
 

@@ -100,7 +100,7 @@ def finetuning(rows: list[dict] | None = None) -> Table:
     columns = {"what": ("", "{}")}
     for number, group in enumerate(groups):
         columns[number] = (f"{characters(group[0])} characters; {group[0]['start']}", "{}")
-    caption = f"Mean and range of the seeds (speed-up: median and range); {hardware(runs)}"
+    caption = "Mean and range of the seeds (speed-up: median and range)"
     return show(lines, columns, to_be_made(RUN_04), caption)
 
 
@@ -130,6 +130,7 @@ def _told_of_the_pipeline() -> dict:
         ),
         "test characters": lambda runs: spread([run["test_size"] for run in runs], "{:,.0f}"),
         "seeds": lambda runs: str(len(runs)),
+        "on": hardware,
     }
 
 
@@ -154,7 +155,7 @@ def conv1_too(rows: list[dict] | None = None) -> Table:
             "drop": averaged([lost(run) for run in group], "{:.2f}".format),
             "seeds": len(group),
         }
-        for group in sorted(groups, key=lambda group: (group[0]["conv2"], group[0]["bound"]))
+        for group in sorted(groups, key=_by_split_and_size)
     ]
     columns = {
         "conv2": ("R of conv2", "{}"),
@@ -168,6 +169,10 @@ def conv1_too(rows: list[dict] | None = None) -> Table:
     }
     caption = "CharNet on Chars74K, fine-tuned; drop: mean and range of the seeds"
     return show(lines, columns, to_be_made(LOWER), caption)
+
+
+def _by_split_and_size(group: list[dict]) -> tuple:
+    return group[0]["split"], group[0]["conv2"], group[0]["bound"]
 
 
 def _of_conv1(run: dict) -> dict:

@@ -14,7 +14,9 @@ from cpnb.study.tables.layout import (
     times,
     to_be_made,
 )
+from cpnb.study.tables.speed import milliseconds, scatter
 
+SCATTER = "median ± half the inter-quartile range"
 COMPRESS = "CPNB_DATA=... .venv/bin/python benchmarks/bench_compress.py resnet20 --weights FILE"
 KEEP = '--save-to "{factor}-{seed}.safetensors"'
 ALTERNATIVES = "CPNB_DATA=... .venv/bin/python benchmarks/bench_alternatives.py"
@@ -65,7 +67,7 @@ def compressions(rows: list[dict] | None = None) -> Table:
     }
     told = "no label, no training; CIFAR-10 as a JPEG copy; median and range; "
     if any(run["net"] == "squeezenet" for run in runs):
-        told += "SqueezeNet: ImageNet images, top-5; "
+        told += "SqueezeNet: ImageNet images, top-5, multiplies of its 3×3 layers alone; "
     return show(lines, columns, to_be_made(COMPRESS), told + hardware(runs))
 
 
@@ -130,20 +132,30 @@ def layer_speeds(rows: list[dict] | None = None) -> list[dict]:
 
 def alternatives(rows: list[dict] | None = None) -> Table:
     """What else one could do with the same net: quantise, prune, take a smaller one."""
-    runs = newest(newest_code(chosen(rows, claim="alternatives")), "name", "factor")
+    runs = newest(newest_code(chosen(rows, claim="alternatives"), "net"), "net", "name", "factor")
     # What does not hang on the number of multiplies is told once.
     by_factor = [("CP" in run["name"] or "same" in run["name"]) * run["factor"] for run in runs]
-    runs = [run | {"factor": factor} for run, factor in zip(runs, by_factor, strict=True)]
-    runs = newest(runs, "name", "factor")
+    runs = [
+        run | {"factor": factor, "of": NETS[run["net"]]} | _milliseconds(run)
+        for run, factor in zip(runs, by_factor, strict=True)
+    ]
+    runs = newest(runs, "net", "name", "factor")
     columns = {
+        "of": ("of", "{}"),
         "name": ("net", "{}"),
         "factor": ("fewer multiplies", lambda factor: times(factor) if factor else "–"),
         "runtime": ("runtime", "{}"),
         "accuracy": ("accuracy", percent),
         "multiplies": ("multiplies an image (million)", lambda n: rounded(n / 1e6)),
-        "ms": ("ms a batch", "{:.2f}"),
+        "ms": ("ms a batch", "{}"),
+        "in ONNX Runtime": ("in ONNX Runtime (ms)", milliseconds),
         "speedup": ("speed-up over the dense net", lambda x: spread([x], times)),
         "labels": ("needs", "{}"),
     }
-    batch = f"batches of {runs[-1]['batch']}; " if runs else ""
-    return show(runs, columns, to_be_made(ALTERNATIVES), batch + hardware(runs))
+    told = f"batches of {runs[-1]['batch']}; {SCATTER}; " if runs else ""
+    return show(runs, columns, to_be_made(ALTERNATIVES), told + hardware(runs))
+
+
+def _milliseconds(run: dict) -> dict:
+    told = f"{milliseconds(run['ms'])} ± {scatter(run['iqr_ms'] / 2)}"
+    return {"ms": told, "in ONNX Runtime": run["latencies"].get("ONNX Runtime")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import mean, median
+from statistics import median
 
 from cpnb.study.commands import PLAIN, STARTS
 from cpnb.study.findings import counted
@@ -71,7 +71,7 @@ def plain_starts(rows: list[dict] | None = None) -> Table:
     runs = newest_code([r for r in chosen(rows, claim="cp-start") if not r["max_degeneracy"]])
     groups = grouped([r for r in runs if r["lr"] <= 0.01], *SETTINGS)
     lines = []
-    for group in sorted(groups, key=lambda g: -mean(r["accuracy_finetuned"] for r in g)):
+    for group in sorted(groups, key=lambda g: -median(r["accuracy_finetuned"] for r in g)):
         first = group[0]
         lines.append(
             {
