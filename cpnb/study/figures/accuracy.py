@@ -15,6 +15,7 @@ from cpnb.study.machines import machine
 from cpnb.study.selection import characters
 
 SPEEDUP = "measured speed-up, over dense in PyTorch (×)"
+DROP = "accuracy drop (points; above 2 logarithmic)"
 BEFORE = {"ms": 6, "mfc": "none", "mew": 1.4}  # marks of nets before fine-tuning
 PAPER = {"speedup": 8.5, "drop": 1.0, "label": "the paper: 8.5×, 91% → 90%,\nover which dense net is unknown"}
 
@@ -86,7 +87,7 @@ def tradeoff(
         sweeps = [row for row in sweeps if row["claim"] == "rank-sweep"]
         if not sweeps:
             return nothing(REPLICATE)
-        rows, title = sweeps[-1]["points"], title or _of_sweep(sweeps[-1])
+        rows, title = sweeps[-1]["points"], title or of_sweep(sweeps[-1])
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[1.25, 1])
     rows = sorted(rows, key=lambda row: row["speedup"])
     for key, label, color, marker in (
@@ -109,8 +110,8 @@ def tradeoff(
     highest = max(2, *(max(row["drop_before"], row["drop_after"]) for row in rows))
     left.set(
         xlabel=SPEEDUP,
-        ylabel="accuracy drop (points)",
-        ylim=(lowest - 0.3, 1.5 * highest),
+        ylabel=DROP,
+        ylim=(lowest - 0.9, 1.5 * highest),
     )
     left.legend(fontsize=9, loc="lower right")
     left.set_title("labels: ranks of conv2/conv3 where no net is better in both", fontsize=10)
@@ -143,7 +144,7 @@ def _label_front(ax, rows: list[dict]) -> None:
     label_points(ax, points, labels, avoid=kept)
 
 
-def _of_sweep(run: dict) -> str:
+def of_sweep(run: dict) -> str:
     """Title of a recorded sweep: on which characters, and where."""
     return f"CharNet on {characters(run)} characters, recorded on {machine(run)}"
 
@@ -179,7 +180,7 @@ def methods_compared(points: list[dict], names: dict, title: str = ""):
     drops = [d for p in points for d in (p["drop_before"], p["drop_after"])]
     ax.set(
         xlabel=SPEEDUP,
-        ylabel="accuracy drop (points)",
+        ylabel=DROP,
         ylim=(min(0, *drops) - 0.3, max(2, 1.3 * max(drops))),
         xlim=(0, None),
         title=title,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cpnb.study.commands import REPLICATE
+from cpnb.study.figures.accuracy import of_sweep
 from cpnb.study.figures.style import nothing
 from cpnb.study.selection import chosen
 
@@ -69,7 +70,9 @@ def drops_by_rank(rows: list[dict] | None = None):
     names = ["rank of conv2", "rank of conv3"]
     points[names] = points["label"].str.split("/", expand=True).astype(int)
     drop = "accuracy drop after fine-tuning"
-    return over_two(points.rename(columns={"drop_after": drop}), *names[::-1], drop, "points")
+    fig = over_two(points.rename(columns={"drop_after": drop}), *names[::-1], drop, "points")
+    fig.axes[0].set_title(of_sweep(sweeps[-1]).replace(", recorded", "\nrecorded"), fontsize=10)
+    return fig
 
 
 def _write_in_fields(ax, values: np.ndarray) -> None:

@@ -58,4 +58,5 @@ def _table(rows: list[dict] | None, marks: str, headings: dict) -> Table:
 def commands() -> Table:
     """The command that makes the runs behind each claim again."""
     columns = {"claim": ("claim", "{}"), "command": ("the command that makes its runs", "{}")}
-    return show(_lines([]), columns)
+    told = "full.yaml, rivals.py, alexnet.py and 07 need CPNB_DATA, the folder of the data sets"
+    return show(_lines([]), columns, caption=told)
