@@ -22,6 +22,7 @@ from cpnb.layers.surgery import layer_names
 from cpnb.training.batches import image_batches
 from cpnb.training.cuts import Reading
 from cpnb.training.divergence import Trial, sensitivities
+from cpnb.training.importance import output_metrics
 from cpnb.training.layer_fit import LayerFit, Steps, is_large
 
 LEAST_SHARE = 0.001  # of the net's multiplies: a layer with less is too small to pay
@@ -81,10 +82,13 @@ def plan(
     sizes = sizes_on(model, example)
     found = _candidates(model, example, sizes, layers)
     whole = dense_milliseconds(model, example)
-    trials, reading = {}, Reading([model], data)
+    trials, reading, metrics = {}, Reading([model], data), {}
+    if data is not None:
+        open_ones = [n for n, layer in found.items() if layer.method == "nls" and not layer.reason]
+        metrics = output_metrics(model, data, open_ones)
     following = dict(zip(found, list(found)[1:], strict=False))
     for name in tqdm(found, desc="plan", unit="layer", disable=not progress):
-        tried = _measure(reading, model, name, found[name], sizes[name])
+        tried = _measure(reading, model, name, found[name], sizes[name], metrics.get(name))
         if tried is not None:
             behind = following.get(name, "")
             behind = behind if behind and found[behind].method else ""
@@ -160,7 +164,7 @@ def _method(module: nn.Module, dense: bool) -> tuple[str, str]:
     return "nls", ""
 
 
-def _measure(reading: Reading, model, name: str, layer: PlannedLayer, size: InputSize):
+def _measure(reading: Reading, model, name: str, layer: PlannedLayer, size: InputSize, outputs):
     """Note the layer's costs in time and its curve.
 
     Returns a factored layer of middle rank and its error, for its sensitivity; None if there are
@@ -174,7 +178,7 @@ def _measure(reading: Reading, model, name: str, layer: PlannedLayer, size: Inpu
         return None
     reading.advance(name)
     (upward,), data = reading.models, reading.data
-    fit = LayerFit(upward, upward, name, layer.method, data)
+    fit = LayerFit(upward, upward, name, layer.method, data, outputs)
     middle = ranks[(len(ranks) - 1) // 2]
     steps = LARGE_STEPS if fit.large else STEPS
     if layer.method == "nls":

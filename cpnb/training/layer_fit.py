@@ -53,10 +53,17 @@ class LayerFit:
         As for :func:`cpnb.decompose`.
     data : Dataset or DataLoader, optional
         Images, with labels or without. Without them the kernel alone is fitted, in plain L2.
+    outputs : Tensor, optional
+        Of a CP layer how much its outputs matter, (T, T), from
+        :func:`cpnb.training.importance.output_metrics`; by default all alike.
     """
 
-    def __init__(self, model: nn.Module, reference: nn.Module, layer: str, method: str, data=None):
+    def __init__(
+        self, model: nn.Module, reference: nn.Module, layer: str, method: str, data=None,
+        outputs: Tensor | None = None,
+    ):  # fmt: skip
         self.method, self.moments, self.covariance = method, None, None
+        self.outputs = outputs
         self.alone = nn.Sequential()
         self.alone.layer = copied(reference.get_submodule(layer))
         self.large = is_large(self.alone.layer.weight.shape)
@@ -70,7 +77,7 @@ class LayerFit:
             self.covariance = input_covariance(model, layer, data)
 
     def at(self, rank: int, steps: Steps, **solver_options) -> tuple[nn.Module, float]:
-        """The factored layer, and its relative error in the metric of the data.
+        """The factored layer, and its relative error in the metric of the data and of the outputs.
 
         Parameters
         ----------
@@ -91,7 +98,8 @@ class LayerFit:
             return factored, factored.rel_error
         # The solver takes what each mode by itself knows of the patches; the fit takes the rest.
         conv = self.alone.layer
-        metric = [None, *self.moments[0].by_mode(conv.kernel_size)]
+        first = self.outputs if conv.groups == 1 else None
+        metric = [first, *self.moments[0].by_mode(conv.kernel_size)]
         factored = CPConv2d.from_conv(conv, rank, weight=metric, **solver_options)
         factored.add_bias()
         reports = fit_to_moments(factored, conv, self.moments, steps.fit, DAMPING, self._wanted)
@@ -105,7 +113,7 @@ class LayerFit:
 
     @cached_property
     def _wanted(self) -> list[Wanted]:
-        return wanted_of(self.alone.layer, self.moments)
+        return wanted_of(self.alone.layer, self.moments, self.outputs)
 
     @cached_property
     def _squares(self) -> Tensor:

@@ -7,9 +7,10 @@ error of the outputs, the *data reconstruction* of Jaderberg et al. (2014), is
     E‖W p + b − Ŵ p̂ − b̂‖² = ‖(W* − Ŵ) Σ^½‖² + what no layer can avoid,  b̂ = E[z] − Ŵ E[p̂],
 
 with Σ = Cov(p̂, p̂) and W* = Cov(W p, p̂) Σ⁻¹: for p̂ = p the input-covariance metric of Denton et al.
-(2014), and the norm of Kalle et al. (arXiv 2511.04494). Everything is in the means and two matrices of second moments, gathered in one pass; labels
-are not used. Unlike a metric for the input maps alone this one is no change of basis of the CP
-problem, so the factors are found by L-BFGS, with the output factor projected out.
+(2014), and the norm of Kalle et al. (arXiv 2511.04494). Everything is in the means and two matrices
+of second moments, gathered in one pass; labels are not used. Unlike a metric for the input maps
+alone this one is no change of basis of the CP problem, so the factors are found by L-BFGS, with the
+output factor projected out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cpnb.cp.algebra import balance
+from cpnb.cp.norms import covariances, roots
 from cpnb.layers.cp import CPConv2d
 from cpnb.layers.plain import own_weight
 from cpnb.training.gradients import require_trainable
@@ -113,41 +115,67 @@ def fit_to_moments(
         for part in (factored.reduce, factored.vertical, factored.horizontal, factored.expand)
     ]
     fits = [
-        _fit(group, start, n_iter_max, damping)
+        _fit(group, group.enter(start), n_iter_max, damping)
         for group, start in zip(wanted, zip(*parts, strict=True), strict=True)
     ]
-    _load(factored, [factors for factors, _ in fits], moments)
+    _load(factored, [g.leave(fit) for g, (fit, _) in zip(wanted, fits, strict=True)], moments)
     return [report for _, report in fits]
 
 
 class Wanted(NamedTuple):
-    """What one group of a layer is to come near to: W* in the metric Σ."""
+    """What one group of a layer is to come near to: W* in the metric Σ, or F^½W* in that of F too.
+
+    Outputs are weighed by a change of basis, so the fit itself knows nothing of F.
+    """
 
     kernel: Tensor  # W (T, P)
     target: Tensor  # W* (T, P)
     sigma: Tensor  # Σ with its ridge, (P, P)
     alone: bool  # whether the bias is enough
+    roots: tuple[Tensor, Tensor] | None = None  # F^½ and F^−½, (T, T)
+
+    def enter(self, factors) -> list[Tensor]:
+        """Factors, that of the outputs (T, R) last, in this basis."""
+        *parts, output = factors
+        return [*parts, output if self.roots is None else self.roots[0] @ output]
+
+    def leave(self, factors) -> list[Tensor]:
+        """Factors, that of the outputs (T, R) first, in the layer's own basis."""
+        output, *parts = factors
+        return [output if self.roots is None else self.roots[1] @ output, *parts]
 
 
-def wanted_of(conv: nn.Conv2d, moments: list[PatchMoments]) -> list[Wanted]:
-    """What the moments ask of each group of a convolution; in float32 where a patch is large."""
+def wanted_of(
+    conv: nn.Conv2d, moments: list[PatchMoments], outputs: Tensor | None = None
+) -> list[Wanted]:
+    """What the moments ask of each group of a convolution; in float32 where a patch is large.
+
+    ``outputs`` is F, (T, T), as :func:`cpnb.training.importance.output_metrics` gives it.
+    """
     large = len(moments[0].patch_mean) >= LARGE
     dtype = torch.float32 if large else torch.float64
     kernels = conv.weight.detach().to(dtype).flatten(1).chunk(conv.groups)
-    return [_wanted(*group) for group in zip(kernels, moments, strict=True)]
+    metrics = [None] * conv.groups
+    if outputs is not None:
+        metrics = covariances(outputs, conv.out_channels, conv.groups)
+    return [_wanted(*group) for group in zip(kernels, moments, metrics, strict=True)]
 
 
-def _wanted(kernel: Tensor, moments: PatchMoments) -> Wanted:
+def _wanted(kernel: Tensor, moments: PatchMoments, outputs: Tensor | None) -> Wanted:
     if moments.constant or not kernel.any():
         return Wanted(kernel, kernel, kernel, alone=True)
-    return Wanted(kernel, *regression(kernel, moments), alone=False)
+    target, sigma = regression(kernel, moments)
+    if outputs is None:
+        return Wanted(kernel, target, sigma, alone=False)
+    root, inverse = (part.to(kernel) for part in roots(outputs))
+    return Wanted(root @ kernel, root @ target, sigma, False, (root, inverse))
 
 
 @torch.inference_mode(False)  # it takes gradients, whatever it is called in
 def _fit(wanted: Wanted, start, n_iter_max: int, damping: float) -> tuple[list, dict]:
     """Balanced factors Kt (T, R), Ks (S, R), Ky, Kx (d, R) of one group, and what became of it."""
     *parts, output = start  # (R, S), (R, d_y), (R, d_x), (T, R)
-    kernel, target, sigma, alone = wanted
+    kernel, target, sigma, alone, _ = wanted
     if alone:
         size = kernel.square().sum().clamp_min(1e-300)
         terms = float((output * _basis(parts)[1]).square().sum() / size)

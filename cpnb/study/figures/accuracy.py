@@ -17,7 +17,11 @@ from cpnb.study.selection import characters
 SPEEDUP = "measured speed-up, over dense in PyTorch (×)"
 DROP = "accuracy drop (points; above 2 logarithmic)"
 BEFORE = {"ms": 6, "mfc": "none", "mew": 1.4}  # marks of nets before fine-tuning
-PAPER = {"speedup": 8.5, "drop": 1.0, "label": "the paper: 8.5×, 91% → 90%,\nover which dense net is unknown"}
+PAPER = {
+    "speedup": 8.5,
+    "drop": 1.0,
+    "label": "the paper: 8.5×, 91% → 90%,\nover which dense net is unknown",
+}
 
 
 def contact_sheets(sheets: dict, figsize=None):
