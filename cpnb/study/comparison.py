@@ -37,8 +37,8 @@ def compared(rows: list[dict]) -> list[dict]:
     list of dict
         Keys: method, ranks, seeds (how many), baseline and accuracy (shares), drop_before and
         drop_after (points, means over seeds), drop_validation (points, of the seeds that were told
-        on the validation split, None for none), spread (standard deviation of drop_after over
-        seeds, None for one), multiplies, bound, speedup (over dense in PyTorch, median of the
+        on the validation split, None for none), seeds_validation (how many these are), spread
+        (standard deviation of drop_after over seeds, None for one), multiplies, bound, speedup (over dense in PyTorch, median of the
         repeats), speedups (each repeat's, in order), fused, speedup_optimised, speedups_optimised,
         least and worst (drop_after of the best and of the worst seed), runs.
     """
@@ -89,6 +89,7 @@ def _point(method: str, runs: list[dict], repeats: list[dict]) -> dict:
         ),
         "drop_after": mean(drops),
         "drop_validation": mean(unseen) if unseen else None,
+        "seeds_validation": len(unseen),
         "spread": stdev(drops) if len(drops) > 1 else None,
         "multiplies": timed["multiplies"],
         "bound": timed["bound"],

@@ -69,7 +69,9 @@ def test_nets_are_chosen_by_validation_and_told_on_test():
     untold = net("nls", [16, 16], 9.0, [0.0])
     del untold[0]["accuracy_finetuned_validation"]
     table = tables.rivals_within(1.0, rows=[*rows, *untold])
-    assert column(table, "ranks") == ["64, 64"] and column(table, "drop, validation") == ["0.90"]
+    assert column(table, "ranks") == ["64, 64"] and column(table, "drop, validation") == [
+        "0.90,\xa0one\xa0seed"
+    ]
     assert column(table, "drop, test")[0].split()[0] == "1.20"
 
 

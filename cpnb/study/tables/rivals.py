@@ -56,7 +56,7 @@ WITHIN = (
     {"limit": ("within (points)", "{}")}
     | NET
     | {
-        "drop_validation": ("drop, validation", "{:.2f}"),
+        "chosen_by": ("drop, validation", "{}"),
         "drop_of_seeds": ("drop, test", _deviating),
         "speedup_optimised": ("optimised", times),
     }
@@ -140,5 +140,9 @@ def conditions(points: list[dict], told: str = DROPS) -> str:
 
 def _line(point: dict) -> dict:
     """A point with its ranks and drop as one value each; lists would be taken for several runs."""
-    drop = point["drop_after"], point["spread"]
-    return point | {"ranks": tuple(point["ranks"]), "drop_of_seeds": drop}
+    drop, unseen = (point["drop_after"], point["spread"]), point["drop_validation"]
+    line = point | {"ranks": tuple(point["ranks"]), "drop_of_seeds": drop}
+    if unseen is None:
+        return line
+    told = f"{unseen:.2f}, {counted(point['seeds_validation'], 'seed')}"
+    return line | {"chosen_by": told.replace(" ", "\N{NO-BREAK SPACE}")}
