@@ -38,9 +38,10 @@ def compared(rows: list[dict]) -> list[dict]:
         Keys: method, ranks, seeds (how many), baseline and accuracy (shares), drop_before and
         drop_after (points, means over seeds), drop_validation (points, of the seeds that were told
         on the validation split, None for none), seeds_validation (how many these are), spread
-        (standard deviation of drop_after over seeds, None for one), multiplies, bound, speedup (over dense in PyTorch, median of the
-        repeats), speedups (each repeat's, in order), fused, speedup_optimised, speedups_optimised,
-        least and worst (drop_after of the best and of the worst seed), runs.
+        (standard deviation of drop_after over seeds, None for one), multiplies, bound, speedup
+        (over dense in PyTorch, median of the repeats), speedups (each repeat's, in order), fused,
+        speedup_optimised, speedups_optimised, least and worst (drop_after of the best and of the
+        worst seed), runs.
     """
     accuracies = [r for r in rows if r.get("claim") == ACCURACY]
     accuracies = [r for r in accuracies if all(r[k] == accuracies[-1][k] for k in SAME)]
