@@ -103,7 +103,7 @@ def test_the_machine_stands_above_the_latencies_or_beside_them():
     ]
     assert table.caption == "Some CPU (AVX2), 2 threads; torch 2.15.0"
     (ax,) = figures.alexnet_speedups(rows).axes
-    assert ax.get_ylabel() == "speed-up of conv2 over dense in PyTorch (×), batch of 32"
+    assert ax.get_ylabel() == "speed-up of conv2 over dense\nin PyTorch (×), batch of 32"
     other = tables.alexnet_latencies([*rows, latency(simd="AVX512")])
     assert column(other, "on") == [
         "Some CPU (AVX2), 2 threads", "Some CPU (AVX512), 2 threads", "Some CPU (AVX2), 2 threads",

@@ -62,7 +62,7 @@ def alexnet_speedups(rows: list[dict] | None = None):
             ("speedup", "four convolutions, one by one"),
         )
     }
-    fig = lines_by_rank(series, f"speed-up of conv2 over dense in PyTorch (×), batch of {batch}")
+    fig = lines_by_rank(series, f"speed-up of conv2 over dense\nin PyTorch (×), batch of {batch}")
     (ax,) = fig.axes
     ax.set(xlabel=IN_EACH_GROUP, ylim=(0, None))
     ax.legend(loc="upper right")
