@@ -26,7 +26,8 @@ RIDGE = 0.3  # share of the mean: an output that seems not to matter keeps a say
 def output_metrics(model: nn.Module, data, layers, seed: int = 0) -> dict[str, Tensor]:
     """For each layer F over its T outputs, (T, T), scaled to a mean diagonal of 1, with a ridge.
 
-    Layers are left out through which no gradient comes: nothing is known of their outputs.
+    Layers are left out through which no gradient comes: nothing is known of their outputs. So are
+    all of a model that gives no logits, or that cannot be trained.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def output_metrics(model: nn.Module, data, layers, seed: int = 0) -> dict[str, T
         for batch in image_batches(data, BATCH, name="data"):
             for images in batch[:left].split(BATCH):
                 for name, found in _gradients(model, images, list(layers), draw).items():
-                    totals[name] = totals.get(name, 0) + found.T @ found
+                    totals[name] = totals.get(name, 0) + (found.T @ found).double().cpu()
             left -= len(batch)
             if left <= 0:
                 break
@@ -53,7 +54,7 @@ def output_metrics(model: nn.Module, data, layers, seed: int = 0) -> dict[str, T
 
 
 def _gradients(model, images: Tensor, layers: list[str], draw) -> dict[str, Tensor]:
-    """Of log p(y) by each layer's outputs, (positions, T) in float64."""
+    """Of log p(y) by each layer's outputs, (positions, T)."""
     outputs: dict[str, list[Tensor]] = defaultdict(list)
 
     def keep(name):
@@ -66,26 +67,22 @@ def _gradients(model, images: Tensor, layers: list[str], draw) -> dict[str, Tens
     hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:
         images = images.to(device_of(model)).clone()
-        logits = logits_in(model(images.requires_grad_(images.is_floating_point())))
+        images.requires_grad_(images.is_floating_point())
+        logits = logits_in(model(images.clone())).movedim(1, -1).flatten(0, -2).float()
+        classes = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=draw)
+        chosen = logits.log_softmax(1).gather(1, classes.to(logits.device)).sum()
+        pairs = [(name, z) for name, each in outputs.items() for z in each if z.requires_grad]
+        slopes = torch.autograd.grad(chosen, [z for _, z in pairs], allow_unused=True)
+    except (RuntimeError, TypeError):  # what else is wrong shows in the passes that follow
+        return {}
     finally:
         for hook in hooks:
             hook.remove()
-    logits = logits.movedim(1, -1).flatten(0, -2)
-    if not logits.requires_grad:
-        return {}
-    classes = torch.multinomial(logits.detach().double().softmax(1).cpu(), 1, generator=draw)
-    chosen = logits.log_softmax(1).gather(1, classes.to(logits.device)).sum()
-    pairs = [(name, z) for name, each in outputs.items() for z in each if z.requires_grad]
-    if not pairs:
-        return {}
-    names, values = zip(*pairs, strict=True)
     found = defaultdict(list)
-    for name, slope in zip(
-        names, torch.autograd.grad(chosen, values, allow_unused=True), strict=True
-    ):
+    for (name, _), slope in zip(pairs, slopes, strict=True):
         if slope is not None:
             axis = 1 if isinstance(model.get_submodule(name), nn.Conv2d) else -1
-            found[name].append(slope.movedim(axis, -1).flatten(0, -2).double())
+            found[name].append(slope.movedim(axis, -1).flatten(0, -2).float())
     return {name: torch.cat(slopes) for name, slopes in found.items()}
 
 
@@ -95,4 +92,4 @@ def _tells(total: Tensor) -> bool:
 
 def _scaled(total: Tensor) -> Tensor:
     scaled = total / total.diagonal().mean()
-    return (scaled + RIDGE * torch.eye(len(total), dtype=total.dtype).to(total)) / (1 + RIDGE)
+    return (scaled + RIDGE * torch.eye(len(total), dtype=total.dtype)) / (1 + RIDGE)

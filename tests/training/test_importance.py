@@ -29,9 +29,9 @@ def by_hand(total):
 def test_of_logits_it_is_the_fisher_information_of_the_softmax():
     torch.manual_seed(0)
     net, images = nn.Sequential(nn.Linear(3, 4)), torch.randn(16, 3)
-    chances = net(images).detach().double().softmax(1)
+    chances = net(images).detach().softmax(1)
     drawn = torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(0))[:, 0]
-    slopes = torch.eye(4, dtype=torch.float64)[drawn] - chances
+    slopes = (torch.eye(4)[drawn] - chances).double()
     (found,) = output_metrics(net, images, ["0"]).values()
     torch.testing.assert_close(found, by_hand(slopes.T @ slopes), atol=1e-6, rtol=1e-5)
 
@@ -41,7 +41,7 @@ def test_gradients_are_those_of_autograd_at_every_position():
     maps = net[:3](images).detach().double().requires_grad_()
     logits = net.double()[3:](maps)
     drawn = torch.multinomial(
-        logits.detach().softmax(1), 1, generator=torch.Generator().manual_seed(0)
+        logits.detach().float().softmax(1), 1, generator=torch.Generator().manual_seed(0)
     )
     logits.log_softmax(1).gather(1, drawn).sum().backward()
     slopes = maps.grad.movedim(1, -1).flatten(0, 2)
@@ -84,20 +84,35 @@ def test_no_more_images_are_read_than_are_needed(monkeypatch):
     assert torch.equal(few, many)
 
 
-class Detached(nn.Module):
-    """No gradient comes back to the first layer."""
-
-    def __init__(self):
+class Odd(nn.Module):
+    def __init__(self, forward):
         super().__init__()
-        self.net = small_net()
+        self.net, self.own = small_net(), forward
 
     def forward(self, x):
-        return self.net[3:](self.net[2](self.net[1](self.net[0](x)).detach()))
+        return self.own(self.net, x)
 
 
-def test_layers_without_a_gradient_are_left_out():
-    found = output_metrics(Detached().requires_grad_(False), torch.randn(4, 2, 7, 7), ["net.0"])
-    assert found == {}
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: net[3:](net[2](net[1](net[0](x)).detach())),
+        lambda net, x: {"boxes": net(x)},
+        lambda net, x: torch.zeros(len(x), 5),
+        lambda net, x: net(net[0](x).exp_().mul_(0)[:, :2] + x),  # writes into what exp needs
+    ],
+    ids=["detached", "no logits", "constant", "cannot be trained"],
+)
+def test_layers_of_which_no_gradient_tells_are_left_out(forward):
+    model = Odd(forward).requires_grad_(False)
+    assert output_metrics(model, torch.randn(4, 2, 7, 7), ["net.0"]) == {}
+
+
+def test_a_model_may_write_into_its_images():
+    plain = output_metrics(small_net(), torch.ones(4, 2, 7, 7), ["2"])["2"]
+    model, images = Odd(lambda net, x: net(x.mul_(2))), torch.full((4, 2, 7, 7), 0.5)
+    torch.testing.assert_close(output_metrics(model, images, ["net.2"])["net.2"], plain)
+    assert (images == 0.5).all()
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -215,8 +215,8 @@ def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "c
     on = {"device": device} | ({"threads": threads} if device == "cpu" else {})
     groups = _inference_runs(rows, "case", "dtype", **on)
     groups = [same for group in groups for same in grouped(group, "machine")]
-    first = {_of(group[-1]): -i for i, group in reversed(list(enumerate(groups)))}
-    groups.sort(key=lambda group: -first[_of(group[-1])])  # what belongs together stands together
+    nets = list(dict.fromkeys(_of(group[-1]) for group in groups))
+    groups.sort(key=lambda group: nets.index(_of(group[-1])))  # a net's rows stand together
     lines = []
     for group in groups:
         last = group[-1]
