@@ -79,7 +79,7 @@ def compress(
     """
     require_images(data)
     names = _in_order(model, plan, data)
-    asked = {"steps": [STEPS, LARGE_STEPS]} | solver_options
+    asked = {"steps": [STEPS, LARGE_STEPS], "outputs": "weighed"} | solver_options
     job = _Job.of(model, plan, names, asked, checkpoint)
     small, done = job.resumed(model)
     reading, metrics = Reading([small, model], data), {}

@@ -19,7 +19,7 @@ from cpnb.training.batches import image_batches
 from cpnb.training.evaluation import device_of, evaluation_mode, logits_in
 
 MOST = 1024  # images that are looked at; 256 were seen to be too few
-BATCH = 16  # images whose maps are held at once
+BATCH = 8  # images whose maps and gradients are held at once
 RIDGE = 0.3  # share of the mean: an output that seems not to matter keeps a say
 
 
@@ -41,20 +41,25 @@ def output_metrics(model: nn.Module, data, layers, seed: int = 0) -> dict[str, T
         Of the classes drawn.
     """
     totals: dict[str, Tensor] = {}
-    draw, left = torch.Generator().manual_seed(seed), MOST
+    layers, draw, left = list(layers), torch.Generator().manual_seed(seed), MOST
+    if not layers:
+        return {}
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
         for batch in image_batches(data, BATCH, name="data"):
             for images in batch[:left].split(BATCH):
-                for name, found in _gradients(model, images, list(layers), draw).items():
-                    totals[name] = totals.get(name, 0) + (found.T @ found).double().cpu()
+                found = _squares(model, images, layers, draw)
+                if found is None:
+                    return {}
+                for name, square in found.items():
+                    totals[name] = totals.get(name, 0) + square
             left -= len(batch)
             if left <= 0:
                 break
     return {name: _scaled(total) for name, total in totals.items() if _tells(total)}
 
 
-def _gradients(model, images: Tensor, layers: list[str], draw) -> dict[str, Tensor]:
-    """Of log p(y) by each layer's outputs, (positions, T)."""
+def _squares(model, images: Tensor, layers: list[str], draw) -> dict[str, Tensor] | None:
+    """The sum of g gᵀ over these images and each layer's positions; None: no gradient is told."""
     outputs: dict[str, list[Tensor]] = defaultdict(list)
 
     def keep(name):
@@ -73,17 +78,20 @@ def _gradients(model, images: Tensor, layers: list[str], draw) -> dict[str, Tens
         chosen = logits.log_softmax(1).gather(1, classes.to(logits.device)).sum()
         pairs = [(name, z) for name, each in outputs.items() for z in each if z.requires_grad]
         slopes = torch.autograd.grad(chosen, [z for _, z in pairs], allow_unused=True)
-    except (RuntimeError, TypeError):  # what else is wrong shows in the passes that follow
-        return {}
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError):  # other faults show in the passes that follow
+        return None
     finally:
         for hook in hooks:
             hook.remove()
-    found = defaultdict(list)
+    found: dict[str, Tensor] = {}
     for (name, _), slope in zip(pairs, slopes, strict=True):
         if slope is not None:
             axis = 1 if isinstance(model.get_submodule(name), nn.Conv2d) else -1
-            found[name].append(slope.movedim(axis, -1).flatten(0, -2).float())
-    return {name: torch.cat(slopes) for name, slopes in found.items()}
+            rows = slope.movedim(axis, -1).flatten(0, -2).float()
+            found[name] = found.get(name, 0) + (rows.T @ rows).double().cpu()
+    return found
 
 
 def _tells(total: Tensor) -> bool:
@@ -91,5 +99,5 @@ def _tells(total: Tensor) -> bool:
 
 
 def _scaled(total: Tensor) -> Tensor:
-    scaled = total / total.diagonal().mean()
+    scaled = (total + total.T) / (2 * total.diagonal().mean())  # symmetric to the last digit
     return (scaled + RIDGE * torch.eye(len(total), dtype=total.dtype)) / (1 + RIDGE)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import cpnb
-from cpnb.inference import compression
+from cpnb.inference import compression, planning
 from cpnb.training import importance, layer_fit
 from cpnb.training.divergence import divergence
 from cpnb.training.importance import RIDGE, output_metrics
@@ -98,10 +98,11 @@ class Odd(nn.Module):
     [
         lambda net, x: net[3:](net[2](net[1](net[0](x)).detach())),
         lambda net, x: {"boxes": net(x)},
+        lambda net, x: net(x)[:, 0],
         lambda net, x: torch.zeros(len(x), 5),
         lambda net, x: net(net[0](x).exp_().mul_(0)[:, :2] + x),  # writes into what exp needs
     ],
-    ids=["detached", "no logits", "constant", "cannot be trained"],
+    ids=["detached", "no logits", "no classes", "constant", "cannot be trained"],
 )
 def test_layers_of_which_no_gradient_tells_are_left_out(forward):
     model = Odd(forward).requires_grad_(False)
@@ -140,6 +141,19 @@ def test_a_fit_leaves_less_of_the_error_that_matters(groups):
     if groups == 1:
         # Roots have a floor of a thousandth.
         assert fits[0][1] == pytest.approx((lost[0] / whole) ** 0.5, rel=0.02)
+
+
+def test_the_curves_of_a_plan_are_of_weighed_outputs(monkeypatch):
+    net, images = small_net(), torch.randn(32, 2, 9, 9)
+    asked = {"multiplies": 0.99, "layers": ["2"], "progress": False}
+    knowing = cpnb.plan(net, images[:1], images, **asked).layers["2"].curve
+    monkeypatch.setattr(planning, "output_metrics", lambda *_: {})
+    blind = cpnb.plan(net, images[:1], images, **asked).layers["2"].curve
+    assert knowing.keys() == blind.keys() and all(knowing[r] != blind[r] for r in blind)
+
+
+def test_no_layer_is_no_pass():
+    assert output_metrics(small_net(), iter(()), []) == {}
 
 
 def test_plan_and_compress_weigh_the_outputs(monkeypatch):
