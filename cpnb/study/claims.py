@@ -10,7 +10,7 @@ from statistics import mean, median
 
 from cpnb.study.alexnet_claims import ALEXNET_CLAIMS
 from cpnb.study.commands import INFERENCE, LOWER, RUN_02, RUN_03, RUN_04, RUN_05
-from cpnb.study.findings import FAILS, HOLDS, NO, OTHER, YES, Claim, Finding, counted
+from cpnb.study.findings import FAILS, HOLDS, NO, OTHER, YES, Claim, Finding, counted, speedups
 from cpnb.study.intervals import with_interval
 from cpnb.study.own_claims import OWN_CLAIMS
 from cpnb.study.rival_claims import RIVAL_CLAIMS
@@ -106,27 +106,19 @@ def fused(case: str, ranks: dict, goal: float):
             f"factored: {peers:.1f}×"
         )
         brief = (
-            f"{_ranged(runs)} on {runs[-1]['input'][0]} patches, over the fastest dense net of all "
-            f"runtimes, at {runs[-1]['bound']:.1f} times fewer multiplies"
+            f"{speedups(runs)} on {runs[-1]['input'][0]} patches, over the fastest dense net of "
+            f"all runtimes, at {runs[-1]['bound']:.1f} times fewer multiplies"
         )
         return Finding(here, OTHER if found >= goal else NO, runs, brief)
 
     return finding
 
 
-def _ranged(runs: list[dict]) -> str:
-    each = [r["speedup"] for r in runs]
-    told = f"{median(each):.1f}×"
-    if len(runs) > 1:
-        told += f" ({len(runs)} runs, {min(each):.1f} to {max(each):.1f}×)"
-    return told
-
-
 def _of_newest_code(runs: list[dict]) -> tuple[float, str, list[dict]]:
     """Median speed-up of the runs at the newest one's commit, the median told, these runs."""
     runs = newest_code(runs)
     each = [r["speedup"] for r in runs]
-    told = f"{_ranged(runs)} at {runs[-1]['bound']:.2f} times fewer multiplies"
+    told = f"{speedups(runs)} at {runs[-1]['bound']:.2f} times fewer multiplies"
     return median(each), told, runs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import NamedTuple
 
 YES, NO = "replicated", "not replicated"
@@ -40,3 +41,12 @@ class Claim:
 def counted(number: int, noun: str) -> str:
     """ "one seed", "3 seeds"."""
     return f"one {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def speedups(runs: list[dict]) -> str:
+    """ "9.0× (2 runs, 8.6 to 9.3×)": the median of their speed-ups, and how far they lie apart."""
+    each = [r["speedup"] for r in runs]
+    told = f"{median(each):.1f}×"
+    if len(runs) > 1:
+        told += f" ({len(runs)} runs, {min(each):.1f} to {max(each):.1f}×)"
+    return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from cpnb.study.findings import Claim, Finding, counted
+from cpnb.study.findings import Claim, Finding, counted, speedups
 from cpnb.study.selection import chosen, newest, newest_code
 
 MEASURED = "measured, not a claim of the paper"
@@ -44,12 +44,10 @@ def fastest(case: str):
         runs = newest_code(chosen(rows, claim="inference", case=case, device="cpu", threads=2))
         if not runs:
             return None
-        each, peers = ([r[key] for r in runs] for key in ("speedup", "speedup_of_peers"))
-        ranged = f" ({len(runs)} runs, {min(each):.2f} to {max(each):.2f}×)" if each[1:] else ""
         here = (
-            f"{median(each):.1f}×{ranged} over the fastest dense net of all runtimes, at "
+            f"{speedups(runs)} over the fastest dense net of all runtimes, at "
             f"{runs[-1]['bound']:.2f} times fewer multiplies; the best of the others on the "
-            f"factored net: {median(peers):.1f}×"
+            f"factored net: {median(r['speedup_of_peers'] for r in runs):.1f}×"
         )
         return Finding(here, MEASURED, runs)
 
