@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "arithmetic.h"
+#include "filters.h"
 #include "scratch.h"
 
 extern "C" {
@@ -267,12 +267,17 @@ class Layer {
     void filter_rows(Work& work, const Part& part, Int first, Int rows, Int wide, float* out,
                      Int pixel, Int row) const {
         const Int columns = columns_in(wide), group = part.group;
+        const bool plain = g.size_y == g.size_x && g.stride_y == 1 && g.stride_x == 1 &&
+                           g.dilation_y == 1 && g.dilation_x == 1;
         for (Int i = 0; i < rows_in(rows); i++) work.slots[i] = (first + i) % ring_rows_ * pitch();
         for (Int p = part.plane; p < part.last_plane; p++) {
             const float* maps = work.ring + p * plane();
             for (Int i = 0; i < rows_in(rows); i++) work.down[i] = maps + work.slots[i];
             const float* down = vertical_ + (group * planes() + p) * g.size_y * LANES;
             const float* across = horizontal_ + (group * planes() + p) * g.size_x * LANES;
+            if (plain && separable(work.down, g.size_y, down, across, rows, wide, out + p * LANES,
+                                   pixel, row))
+                continue;
             filter_down(work, down, rows, columns);
             filter_across(work, across, rows, wide, out + p * LANES, pixel, row);
         }

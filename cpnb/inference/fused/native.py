@@ -17,7 +17,7 @@ import torch  # noqa: F401  its OpenMP runtime has to be loaded first
 
 SOURCES = [
     Path(__file__).parent / name
-    for name in ("kernels.cpp", "program.h", "layer.h", "scratch.h", "arithmetic.h")
+    for name in ("kernels.cpp", "program.h", "layer.h", "scratch.h", "filters.h", "arithmetic.h")
 ]
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp"]
 
