@@ -391,12 +391,15 @@ def test_readmes_figure_has_the_speed_and_the_loss_of_the_rows_beside_it():
                                 ("one rate", 0, 0.5))
     ]  # fmt: skip
     rows = [finetune(0, finetuned=0.90), finetune(1, finetuned=0.905), optimised(64, 9.0)]
-    ax = figures.headline([*rows, optimised(32, 12.0), small, *fitted]).axes[0]
+    fig = figures.headline([*rows, optimised(32, 12.0), small, *fitted])
+    (ax,), (legend,) = fig.axes, fig.legends
     charnet, resnet = ax.containers
     assert charnet.lines[0].get_xydata() == pytest.approx(np.array([[9.0, 0.75]]))
     assert charnet.lines[2][0].get_segments()[0][:, 1] == pytest.approx([0.5, 1.0])
     assert resnet.lines[0].get_xydata() == pytest.approx(np.array([[2.4, 2.1]]))
     assert resnet.lines[2][0].get_segments()[0][:, 1] == pytest.approx([2.0, 3.0])
     assert "bounded NLS (ours)" in charnet.get_label()
-    assert "chosen on the test split" in ax.get_legend().get_title().get_text()
+    assert "chosen on the test split" in legend.get_title().get_text()
+    fig.draw_without_rendering()
+    assert legend.get_window_extent().y0 >= ax.get_window_extent().y1, "it covers points"
     assert "over the fastest dense net of all runtimes" in ax.get_xlabel()
