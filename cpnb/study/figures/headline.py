@@ -27,7 +27,7 @@ def headline(rows: list[dict] | None = None):
         Records; the committed ones by default.
     """
     rows = chosen(rows)
-    fig, ax = plt.subplots(figsize=(8, 5))
+    fig, ax = plt.subplots(figsize=(8, 4.4))
     sides = (
         ("CharNet, bounded NLS (ours), fine-tuned with labels (Chars74K)",
          BLUE, "o", _charnets(rows)),
@@ -48,7 +48,9 @@ def headline(rows: list[dict] | None = None):
         xlabel="measured speed-up on a CPU, over the fastest dense net of all runtimes (×)",
         ylabel="accuracy lost (points)", xlim=(0, 1.1 * max(speed for speed, _ in drawn)),
     )  # fmt: skip
-    fig.legend(loc="outside upper center", fontsize=9.5, title=_legend_of(sides[0][3]))
+    highest = max([drawn[0][1], *(point[3] for *_, points in sides for point in points)])
+    ax.set_ylim(top=1.5 * highest)  # room for the legend
+    ax.legend(loc="upper right", fontsize=9.5, title=_legend_of(sides[0][3]))
     ratios = [f"{point[4]:.1f}" for *_, points in sides for point in points]
     label_points(ax, drawn, ["", *ratios], fontsize=10)
     return fig
