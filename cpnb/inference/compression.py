@@ -31,7 +31,7 @@ from cpnb.training.layer_fit import LayerFit, Steps, refit
 from cpnb.training.seen import find_part
 from cpnb.training.signature import same_signature, signature
 
-# A small layer is fitted until it converges, 5 to 10% below what 100 steps leave, in a second more.
+# A small layer is fitted until it converges: after 100 steps its error may still fall by a tenth.
 STEPS, LARGE_STEPS = Steps(solver=50, fit=800), Steps(solver=50, fit=30)
 
 

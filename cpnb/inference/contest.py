@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cpnb.inference import measured
 from cpnb.inference.fused import choice
 from cpnb.inference.fused.choice import Report
-from cpnb.inference.fused.module import FusedConv
+from cpnb.inference.fused.module import FusedConv, plain_batch
 from cpnb.inference.fused.native import KernelUnavailable
 from cpnb.inference.graph import steps_of
 from cpnb.inference.latency import measure_fastest
@@ -126,6 +126,8 @@ def _steps(model: nn.Module, example: Tensor) -> list[Step]:
         raise NotTaken(f"they take float32 on the CPU, it gets {example.dtype} on {example.device}")
     if not len(example):
         raise NotTaken("the example has no samples")
+    if not plain_batch(example):  # `Whole` would leave it to the layers, and they be measured
+        raise NotTaken("they take a plain tensor of shape (N, S, H, W)")
     return steps_of(copy.deepcopy(model), example.clone())
 
 

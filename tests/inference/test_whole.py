@@ -7,6 +7,7 @@ import torch
 from fusing import assert_repeats, factored, needs_compiler
 from torch import nn
 from torch.nn import functional as F
+from torchvision import tv_tensors
 
 import cpnb
 from cpnb.inference import contest, measured
@@ -155,9 +156,22 @@ def test_a_layer_that_takes_more_multiplies_factored_is_dense():
 
 def wins(monkeypatch, name):
     """The runtime of this name, whatever is measured."""
-    monkeypatch.setattr(
-        contest, "_measured", lambda runs, x: {n: 1.0 if n == name else 2.0 for n in runs}
-    )
+
+    def measured(contenders, example):
+        """What is measured is what will be called: else a runtime looks faster than it is."""
+        assert all(isinstance(run, Whole) for n, run in contenders.items() if n != contest.LAYERS)
+        return {n: 1.0 if n == name else 2.0 for n in contenders}
+
+    monkeypatch.setattr(contest, "_measured", measured)
+
+
+def test_what_the_runtimes_would_leave_to_the_layers_is_not_measured_in_them():
+    net, x = network("residual")
+    with torch.no_grad():
+        fast = optimize_for_inference(net, tv_tensors.Image(x))
+    assert fast.report.choice == "layers" and not fast.report.whole
+    assert any("plain tensor" in remark for remark in fast.report.remarks)
+    assert_repeats(fast, net, x)
 
 
 @needs_compiler

@@ -105,8 +105,7 @@ void separable_rows(const float* const* lines, const float* down, const float* a
     const auto filter_down = [&](Int j, Vec (&sum)[SLID]) {
         UNROLL for (int b = 0; b < SLID; b++) sum[b] = Vec{};
         UNROLL for (int i = 0; i < SLID + D - 1; i++) {
-            Vec value = at(line[i] + j * LANES);
-            hold(value);
+            const Vec value = at(line[i] + j * LANES);
             UNROLL for (int b = 0; b < SLID; b++)
                 if (b <= i && i < b + D) sum[b] += value * at(down + (i - b) * LANES);
         }
