@@ -176,7 +176,8 @@ def verdict(points: list[dict], drop: float = 1.0) -> str:
         told.append(
             f"{how}, bounded NLS is at {cp[key]:.1f}× and the best rival "
             f"({NAMES[other['method']]}) at {other[key]:.1f}×: CP {ahead}, "
-            f"{told_ratio(ratio)} times as fast"
+            f"{told_ratio(ratio)} times as fast (on the test split they lose "
+            f"{cp['drop_after']:.1f} and {other['drop_after']:.1f} points)"
         )
     return f"Within {within} on the validation split: {'; '.join(told)}."
 

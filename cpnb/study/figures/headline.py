@@ -49,7 +49,7 @@ def headline(rows: list[dict] | None = None):
         ylabel="accuracy lost (points)", xlim=(0, 1.1 * max(speed for speed, _ in drawn)),
     )  # fmt: skip
     highest = max([drawn[0][1], *(point[3] for *_, points in sides for point in points)])
-    ax.set_ylim(top=1.5 * highest)  # room for the legend
+    ax.set_ylim(top=1.75 * highest)  # room for the legend
     ax.legend(loc="upper right", fontsize=9.5, title=_legend_of(sides[0][3]))
     ratios = [f"{point[4]:.1f}" for *_, points in sides for point in points]
     label_points(ax, drawn, ["", *ratios], fontsize=10)
