@@ -17,7 +17,15 @@ import torch  # noqa: F401  its OpenMP runtime has to be loaded first
 
 SOURCES = [
     Path(__file__).parent / name
-    for name in ("kernels.cpp", "program.h", "layer.h", "scratch.h", "filters.h", "arithmetic.h")
+    for name in (
+        "kernels.cpp",
+        "program.h",
+        "layer.h",
+        "geometry.h",
+        "scratch.h",
+        "filters.h",
+        "arithmetic.h",
+    )
 ]
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp"]
 
@@ -38,7 +46,7 @@ class Product(ctypes.Structure):
 
 
 class Geometry(ctypes.Structure):
-    """`Geometry` of layer.h."""
+    """`Geometry` of geometry.h."""
 
     _fields_ = [
         (name, ctypes.c_int64)
@@ -53,7 +61,7 @@ class Geometry(ctypes.Structure):
 
 
 class Call(ctypes.Structure):
-    """`Call` of layer.h."""
+    """`Call` of geometry.h."""
 
     _fields_ = [
         ("geometry", Geometry),
