@@ -1,0 +1,143 @@
+"""What the pages' own words say of the records is what these say: a sentence ages like a table."""
+
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import pytest
+
+import cpnb
+from cpnb.study.comparison import compared, fastest_within
+from cpnb.study.selection import chosen, grouped, newest, newest_code
+
+ROOT = Path(__file__).resolve().parents[2]
+TENTHS = {4: "four tenths", 5: "half", 6: "six", 7: "seven tenths"}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return cpnb.recorded()
+
+
+def words(page: str) -> str:
+    (path,) = (ROOT / "notebooks").glob(f"{page}_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def tuned(rows, **wanted) -> dict:
+    """The drop of the newest run of each seed, points."""
+    runs = newest(chosen(rows, claim="compress-finetune", epochs=10, **wanted), "seed", "teacher")
+    return {(run["seed"], bool(run.get("teacher"))): 100 * run["drop"] for run in runs}
+
+
+def shares(rows, net: str) -> dict:
+    """By factor the drop by the plan over that at one rate, medians of the samples."""
+    runs = newest(chosen(rows, claim="compress", net=net), "factor", "seed", "allocation")
+    found = {}
+    for group in grouped(runs, "factor"):
+        by = {how: median(run["drop"] for run in group if run["allocation"] == how)
+              for how in ("plan", "one rate")}  # fmt: skip
+        found[group[0]["factor"]] = by["plan"] / by["one rate"]
+    return found
+
+
+def beside(rows, net: str) -> dict:
+    """The newest recorded alternatives of a net, by name and number of multiplies."""
+    runs = newest_code(chosen(rows, claim="alternatives", net=net))
+    return {(run["name"], run["factor"]): run for run in runs}
+
+
+def test_09_what_the_teacher_did(rows):
+    five, less = (tuned(rows, net="resnet20", factor=factor) for factor in (5.0, 3.7))
+    told = (
+        f"{less[0, True]:.2f} points against {less[0, False]:.2f}, and "
+        f"{five[0, True]:.2f} against {five[0, False]:.2f}"
+    )
+    assert told in words("09")
+    dense = tuned(rows, net="resnet20", factor=1.0)
+    assert ("gains more than half a point itself" in words("09")) == (dense[0, True] < -0.5)
+
+
+def test_09_what_tuned_nets_take_back(rows):
+    runs = chosen(rows, claim="compress-finetune", net="resnet20", epochs=10, teacher=True)
+    for run in newest(runs, "seed", "factor"):
+        before, left = run["accuracy_dense"] - run["accuracy_compressed"], run["drop"]
+        if run["factor"] in (3.7, 5.0):  # "they take back two thirds of the drop and more"
+            assert left < before / 3
+        elif run["factor"] == 2.7:  # "the net ends where the dense one was", a third of a point off
+            assert abs(left) < 0.0033
+
+
+def test_09_the_smaller_dense_net(rows):
+    found = beside(rows, "resnet56")
+    small, cp = found["ResNet-20", 3.3], found["CP by the plan", 3.3]
+    assert f"({small['speedup']:.1f}× against {cp['speedup']:.1f}×)" in words("09")
+    more = 100 * (cp["accuracy"] - small["accuracy"])
+    assert f"is the more accurate one, by {more:.1f} points" in words("09")
+
+
+def test_09_int8_and_cp(rows):
+    lost = []
+    for net in ("resnet20", "resnet56"):
+        found = beside(rows, net)
+        for (name, factor), run in found.items():
+            if name.startswith("CP, then int8"):
+                lost.append(100 * (found["CP by the plan", factor]["accuracy"] - run["accuracy"]))
+                int8 = max(r["speedup"] for (n, f), r in found.items() if n.startswith("int8"))
+                assert run["speedup"] < int8, "int8 on top of CP is nowhere faster"
+    assert f"loses {min(lost):.1f} to {max(lost):.1f} points more than CP does" in words("09")
+
+
+def test_09_the_plan_against_one_rate(rows):
+    found = shares(rows, "resnet20")
+    tenths = {factor: round(10 * share) for factor, share in found.items()}
+    most, least = max(tenths.values()), min(tenths[f] for f in (2.7, 3.7, 5.0))
+    told = (
+        f"The plan loses {TENTHS[tenths[1.9]]} of what one rate for all layers does at 1.9 times "
+        f"fewer multiplies, and {TENTHS[least]} to {TENTHS[most]} at 2.7 to 5 times fewer"
+    )
+    assert told in words("09")
+    assert all(share <= 0.5 for share in shares(rows, "resnet56").values()), "half or less"
+
+
+def test_09_images_of_squeezenet(rows):
+    runs = newest(chosen(rows, claim="compress", net="squeezenet"), "factor", "allocation")
+    lost = {(r["factor"], r["allocation"]): round(r["drop"] * r["test_size"]) for r in runs}
+    assert lost[2.0, "plan"] - lost[2.0, "one rate"] == 1, "one image more than one rate"
+    assert lost[3.0, "one rate"] - lost[3.0, "plan"] == 5, "five fewer"
+
+
+def test_10_cp_and_the_rivals(rows):
+    points = compared(rows)
+    by = {(p["method"], *map(str, p["ranks"])): p for p in points}
+    cp = fastest_within([p for p in points if p["method"] == "nls"], 1.0)
+    papers = ("jaderberg-2", "jaderberg-1", "biclustering")
+    best = fastest_within([p for p in points if p["method"] in papers], 1.0)
+    page, wide = words("10"), by["nls", "64", "64"]
+    ratio = [p["speedup"] / best["speedup"] for p in (cp, wide)]
+    assert cp["ranks"] == [32, 32] and best["method"] == "jaderberg-2"
+    assert f"is {ratio[0]:.1f} times as fast as Jaderberg's" in page
+    assert f"on the test split it loses {cp['drop_after']:.1f} points" in page
+    assert (
+        f"At ranks 64 and 64 it loses {wide['drop_after']:.1f} there, and is {ratio[1]:.1f} times"
+        in page
+    )
+    assert f"on validation the same net loses {best['drop_validation']:.1f} points" in page
+
+
+def test_10_denton_and_jaderberg(rows):
+    points, page = compared(rows), words("10")
+    fast = {}
+    for methods, goal in ((("jaderberg-2", "jaderberg-1"), 4.5), (("biclustering",), 2.0)):
+        nets = [p for p in points if p["method"] in methods and p["speedup"] >= goal]
+        fast[goal] = min(nets, key=lambda p: p["drop_validation"])
+    jaderberg, denton = fast[4.5], fast[2.0]
+    assert f"Jaderberg's loses {jaderberg['drop_after']:.1f} points" in page
+    told = f"Denton's loses {denton['drop_after']:.1f} in the mean, but {denton['worst']:.1f} with"
+    assert told in page
+    (larger,) = (p for p in points if p["ranks"] == [73, 114])
+    assert (
+        f"(ranks 73 and 114, {larger['speedup']:.1f}×) loses {larger['drop_after']:.1f} points on "
+        f"the test split and {larger['drop_validation']:.1f} on validation" in page
+    )
