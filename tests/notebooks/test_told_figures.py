@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 import cpnb
+from cpnb.study import tables
 from cpnb.study.comparison import compared, fastest_within
 from cpnb.study.selection import chosen, grouped, newest, newest_code
 
@@ -46,6 +47,45 @@ def beside(rows, net: str) -> dict:
     """The newest recorded alternatives of a net, by name and number of multiplies."""
     runs = newest_code(chosen(rows, claim="alternatives", net=net))
     return {(run["name"], run["factor"]): run for run in runs}
+
+
+def shown(table, **wanted) -> dict:
+    """The one line of a table that has these values in its columns."""
+    frame = table.data
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    (line,) = frame.to_dict("records")
+    return line
+
+
+def test_04_stopping_early(rows):
+    starts, column = tables.plain_starts(rows), "both fine-tuned"
+    early = [
+        shown(starts, start="SVD", steps=steps, **{"learning rate": "0.01"})[column].split("%")[0]
+        for steps in ("5", "10")
+    ]
+    assert f"plain NLS keeps {early[0]} and {early[1]}% in these short runs" in words("04")
+
+
+def test_05_shares_of_the_ratio(rows):
+    column = "speed-up over dense in PyTorch"
+    found = {
+        line["input"]: [float(line[c].rstrip("×")) for c in (column, "fewer multiplies")]
+        for line in tables.speedups(rows).data.to_dict("records")
+    }
+    share = {name: f"{speedup / ratio:.0%}" for name, (speedup, ratio) in found.items()}
+    batches = sorted(share[name].rstrip("%") for name in ("64 patches", "256 patches"))
+    image = "image, 240×320"
+    told = (
+        f"keep {batches[0]} to {batches[1]}% of the ratio of multiplies on batches of 64 and 256 "
+        f"patches, {share['1 patch']} on a single patch and {share[image]} on the 240×320 image"
+    )
+    assert told in words("05")
+    assert f"({found[image][0]:.1f}× over dense in PyTorch at 240×320)" in words("05")
+    ours = tables.inference(rows).data.set_index("net or layer, and input")["share"]
+    assert ours["CharNet, 64 patches"] == ours["CharNet, 256 patches"]
+    told = f"keeps {ours['CharNet, 64 patches']} on these batches and {ours['CharNet, 240×320']} on"
+    assert told in words("05")
 
 
 def test_09_what_the_teacher_did(rows):
