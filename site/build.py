@@ -135,7 +135,7 @@ def images(body: str, source: str, to: Path) -> str:
 
 
 def api() -> str:
-    """Every public name with its signature and docstring, room by room."""
+    """Every public function and class with its signature and docstring, room by room."""
     rooms: dict[str, list[str]] = {}
     for name in sorted(cpnb.__all__):
         thing = getattr(cpnb, name)

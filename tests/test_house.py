@@ -22,7 +22,7 @@ from cpnb.runs import arguments
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(ROOT.glob("cpnb/**/*.py"))
 MAX_LINES = 300
-# A room imports only from rooms on floors below its own. CONTRIBUTING.md says what each is for.
+# A room imports only from rooms on floors below its own. README says what each is for.
 FLOORS = [
     ["cp"], ["layers", "runs"], ["course", "data"], ["nets"], ["training"], ["inference"],
     ["study"],

@@ -39,7 +39,8 @@ class PlannedLayer:
     multiplies : Cost
         Of one sample.
     milliseconds : Cost
-        Of the example's batch, in the fastest runtime, the layer by itself.
+        Of the example's batch, in the fastest runtime, the layer by itself; scaled, so that the
+        dense layers add up to the whole network, where they take longer by themselves.
     method : str
         As for :func:`cpnb.decompose`; empty where the layer stays dense.
     curve : dict

@@ -81,6 +81,8 @@ def load_factored(model: nn.Module, path) -> nn.Module:
 
     Raises
     ------
+    TypeError
+        ``model`` is no ``nn.Module``.
     FileNotFoundError
         There is no such file.
     CheckpointError

@@ -53,7 +53,7 @@ def record(claim: str, **values) -> dict:
     Parameters
     ----------
     claim : str
-        Short name of what the run shows, such as "charnet-64-64".
+        Short name of what the run shows, such as "charnet-finetune".
     **values
         Parameters and measurements. `device`, `threads` and the like override the environment's,
         for a run that was measured with others.
@@ -95,7 +95,7 @@ def recorded(path=None, **filters) -> list[dict]:
     path : path-like, optional
         File to read; results/records.jsonl by default. No file means no rows yet: an empty list.
     **filters
-        Column name and value, such as ``claim="charnet-64-64", seed=0``.
+        Column name and value, such as ``claim="charnet-finetune", seed=0``.
     """
     path = published_path() if path is None else Path(path).expanduser()
     wanted = plain(filters, "filters")

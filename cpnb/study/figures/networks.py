@@ -8,17 +8,17 @@ from cpnb.study.figures.style import BLACK, CYCLE, MARKERS
 
 
 def error_curves(plan, most: int = 6):
-    """Expected loss of outputs against multiplies saved: the steepest layers and the flattest one.
+    """Expected loss of outputs against multiplies saved: the highest curves and the lowest one.
 
     Parameters
     ----------
     plan : cpnb.Plan
     most : int
-        Layers to draw, the flattest one among them.
+        Layers to draw, the lowest curve among them.
     """
     layers = {name: x for name, x in plan.layers.items() if x.curve}
-    steepest = sorted(layers, key=lambda n: -layers[n].loss(min(layers[n].curve)))
-    picked = [*steepest[: most - 1], *steepest[most - 1 :][-1:]]
+    highest = sorted(layers, key=lambda n: -layers[n].loss(min(layers[n].curve)))
+    picked = [*highest[: most - 1], *highest[most - 1 :][-1:]]
     fig, ax = plt.subplots(figsize=(7.5, 4.2))
     for name, color, marker in zip(picked, CYCLE, MARKERS, strict=False):
         layer = layers[name]
@@ -33,7 +33,7 @@ def error_curves(plan, most: int = 6):
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
     if len(picked) < len(layers):
-        drawn = f"the {len(picked) - 1} steepest and the flattest of {len(layers)} layers"
+        drawn = f"the {len(picked) - 1} highest and the lowest of {len(layers)} layers"
         ax.set_title(drawn, fontsize=10)
     ax.legend(fontsize=9, title="layer", bbox_to_anchor=(1.01, 1), loc="upper left")
     return fig

@@ -189,7 +189,11 @@ def alexnet_rates(rows: list[dict] | None = None) -> Table:
         "accuracy_validation": ("accuracy, fine-tuned", "{:.2%}"),
         "seeds": ("seeds", "{}"),
     }
-    held = f"{runs[-1]['validation_size']:,} validation images of CIFAR-10; " if runs else ""
+    held = (
+        f"{runs[-1]['validation_size']:,} validation images of CIFAR-10 (JPEG copy); "
+        if runs
+        else ""
+    )
     return show(lines, columns, to_be_made(ALEXNET_TUNE), f"{held}{hardware(runs)}")
 
 
@@ -217,7 +221,7 @@ def alexnet_finetuning(rows: list[dict] | None = None) -> Table:
         "seeds": ("seeds", "{}"),
     }
     lines = [group[0] | _of_seeds(group, *list(columns)[2:-1]) for group in groups]
-    told = f"{runs[-1]['test_size']:,} test images of CIFAR-10; " if runs else ""
+    told = f"{runs[-1]['test_size']:,} test images of CIFAR-10 (JPEG copy); " if runs else ""
     caption = f"{told}mean and range of the seeds; {hardware(runs)}"
     return show(lines, columns, to_be_made(ALEXNET_FINETUNE.format("200 140")), caption)
 

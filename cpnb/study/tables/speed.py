@@ -7,7 +7,7 @@ from statistics import median
 from cpnb.inference.latency import speedup
 from cpnb.runs.records import plain
 from cpnb.study.commands import RUN_05
-from cpnb.study.machines import hardware, machine
+from cpnb.study.machines import cpu, hardware, machine
 from cpnb.study.selection import chosen, grouped, newest_code
 from cpnb.study.tables.layout import Table, show, times, to_be_made, together
 
@@ -22,6 +22,11 @@ TOLD = (
     "CharNet, 240x320",
     "AlexNet conv2, R=200, batch 1",
     "AlexNet conv2, R=200, batch 32",
+    "ResNet-18, 224x224, batch 1",
+    "ResNet-18, 224x224, batch 8",
+    "VGG-16-BN, 224x224, batch 1",
+    "VGG-16-BN, 224x224, batch 1, linear too",
+    "ResNet-56, 32x32, batch 64",
 )
 MEASURED = {
     "bound": ("fewer multiplies", BOUND),
@@ -165,6 +170,7 @@ def speedups(rows: list[dict] | None = None) -> Table:
         for group in grouped(runs, *keys)
     ]
     columns = {"input": ("input", "{}"), "ranks_told": ("ranks", "{}")} | MEASURED
+    columns |= {"runs": ("runs", "{}")}
     return _of_machines(lines, columns, f"{SCATTER}; {hardware(runs)}", to_be_made(RUN_05))
 
 
@@ -184,7 +190,7 @@ def _of_machines(lines: list[dict], columns: dict, caption: str, empty: str) -> 
     """The machine stands above the table if all lines share it, else in a column of its own."""
     if len({line["machine"] for line in lines}) > 1:
         columns = columns | {"machine": ("on", "{}")}
-    return show(lines, columns | {"runs": ("runs", "{}")}, empty, caption)
+    return show(lines, columns, empty, caption)
 
 
 def _inference_runs(rows: list[dict] | None, *keys: str, **wanted) -> list[list[dict]]:
@@ -223,7 +229,10 @@ def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "c
         runtime = last["fastest"]["dense"]
         ms = last["latencies"][f"dense, {runtime}"]["median_ms"]
         dense = f"{milliseconds(ms)}, {runtime}"
-        line = {"case": _case(last), "dense": dense, "runs": len(group), "day": last["utc"][:10]}
+        day = last["utc"][:10] + (f", {len(group)} runs" if len(group) > 1 else "")
+        line = {"case": _case(last), "dense": dense, "day": day}
+        if device == "cpu":
+            line["machine"] = cpu(last)  # the threads are those of all rows
         for key in ("speedup_of_peers", "share_of_bound"):
             line[key] = median(run[key] for run in group)
         lines.append(last | line | together(group, "speedup"))
@@ -266,13 +275,15 @@ def processors(rows: list[dict] | None = None) -> Table:
     for group in groups:
         last = group[-1]
         line = {"code": last["commit"][:7], "runs": len(group)} | together(group, "speedup")
+        line["speedup_of_peers"] = median(run["speedup_of_peers"] for run in group)
         lines.append(last | line | {"case": "" if last["case"] == told else _case(last)})
         told = last["case"]
     columns = {
         "case": ("net or layer, and input", "{}"),
         "machine": ("on", "{}"),
         "bound": ("fewer multiplies", BOUND),
-        "speedup": ("speed-up", times),
+        "speedup_of_peers": ("peers", times),
+        "speedup": ("ours", times),
         "runs": ("runs", "{}"),
         "code": ("commit", "{}"),
     }
