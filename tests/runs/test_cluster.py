@@ -12,7 +12,7 @@ import distributed
 import psutil
 import pytest
 from small_notebooks import printed, write
-from test_faults import PARAMETERS, RECORD, SLOW, command, no_remains, state, until, values
+from test_faults import PARAMETERS, RECORD, SLOW, begun, command, no_remains, state, until, values
 
 from cpnb.runs import cluster, remote, sweep
 from cpnb.runs.bundle import name_of, pack, unpack
@@ -99,7 +99,7 @@ def test_a_worker_killed_loses_and_doubles_nothing(two_workers, slow, tmp_path):
     until(lambda: (tmp_path / "w0").exists() and (tmp_path / "w1").exists())
     words = [slow, "--grid", "rank=0-3", "-p", "wait", "2", "--out", tmp_path / "o"]
     process = command(*words, "--scheduler", ADDRESS.format(port))
-    until(lambda: list(tmp_path.rglob("begun*")))
+    until(lambda: begun(tmp_path))
     end(first)
     _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, told
@@ -113,7 +113,7 @@ def test_a_scheduler_lost_and_back_again(slow, tmp_path):
     process = command(*words, "--scheduler", ADDRESS.format(port))
     two = []
     try:
-        until(lambda: list(tmp_path.rglob("begun*")))
+        until(lambda: begun(tmp_path))
         end(*one)
         two = [scheduler(port), worker(port, tmp_path / "w1")]
         _, told = process.communicate(timeout=PATIENCE)
@@ -169,7 +169,7 @@ def test_ctrl_c_twice_ends_what_runs_on_workers(two_workers, slow, tmp_path):
     port, _ = two_workers
     words = [slow, "--grid", "rank=0,1,2", "-p", "wait", "60", "--out", tmp_path / "o"]
     process = command(*words, "--scheduler", ADDRESS.format(port))
-    until(lambda: len(list(tmp_path.rglob("begun*"))) == 2)
+    until(lambda: len(begun(tmp_path)) == 2)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)

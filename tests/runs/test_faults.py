@@ -50,6 +50,14 @@ def until(condition):
     return found
 
 
+def begun(folder):
+    """What the notebooks have left there to say that they run."""
+    try:
+        return list(folder.rglob("begun*"))
+    except FileNotFoundError:  # a worker is clearing up a folder that was being listed
+        return []
+
+
 def descendants(process, name):
     """Processes that a sweep has started, whose command line has this word."""
     found = []

@@ -169,7 +169,9 @@ def test_in_place_keeps_outputs_and_strips_the_run(tmp_path):
     bars = (
         "from tqdm import tqdm\nfor _ in tqdm(range(3), desc='epochs'): pass\nprint('done')",
         "from tqdm.auto import tqdm as auto\nfor _ in auto(range(3)): pass",
-        "import sys\nprint('a warning', file=sys.stderr)",
+        # In two messages, as a slow machine sends one text.
+        "import sys, time\nprint('a ', end='', file=sys.stderr, flush=True)\ntime.sleep(0.5)\n"
+        "print('warning', file=sys.stderr)",
     )
     path = write(tmp_path / "n.ipynb", *bars)
     sweep.run_in_place(path, progress=False)
