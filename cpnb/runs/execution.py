@@ -84,7 +84,6 @@ class _Client(PapermillNotebookClient):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.coalesce_streams = True  # how a text is cut into messages differs from run to run
         self._room = defaultdict(lambda: MOST)
 
     def start_new_kernel_client(self, **options):

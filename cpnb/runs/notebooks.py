@@ -47,6 +47,20 @@ def job_of(path: Path, output: Path, parameters: dict, records: Path, **options)
     return Job(path, output, parameters, run, records, **options)
 
 
+def _join_streams(notebook) -> None:
+    """One output where a text came in several messages: how it is cut differs from run to run."""
+    for cell in notebook.cells:
+        joined = []
+        for output in cell.get("outputs", []):
+            last = joined[-1] if joined else {}
+            if output.get("name") is not None and output.get("name") == last.get("name"):
+                last["text"] += output["text"]
+            else:
+                joined.append(output)
+        if "outputs" in cell:
+            cell["outputs"] = joined
+
+
 def _strip_run_metadata(notebook) -> None:
     """Leave nothing that differs from run to run or from machine to machine, save the outputs."""
     tags = {"tags": notebook.metadata.tags} if "tags" in notebook.metadata else {}
@@ -161,5 +175,6 @@ def run_in_place(path, *, progress=True, tell: Callable[[dict], None] | None = N
     with _staged(job) as staged:
         notebook = execute(job)
         _strip_run_metadata(notebook)
+        _join_streams(notebook)
         _keep(job, staged, notebook, path)
     return Run(path, {}, time.perf_counter() - start, skipped=False)
