@@ -3,11 +3,11 @@
     CPNB_DATA=... python benchmarks/alexnet_imagenet.py --ranks 200 140
     CPNB_DATA=... accelerate launch --num_processes 8 benchmarks/alexnet_imagenet.py --ranks 200 140
 
-What section 6 of notebook 07 does, but for the latencies, as a script that Hugging Face Accelerate can launch (pip install
--e .[accelerate]); several machines: `--num_machines` and what `accelerate config` asks. A batch is
-as large for eight processes as for one. A checkpoint is written after each epoch, and any number of
-processes goes on from there. Loading and decoding images limits a machine with fast GPUs: each
-process loads its own share. One record a rank, by the first process.
+What section 6 of notebook 07 does, but for the latencies, as a script that Hugging Face Accelerate
+can launch (pip install -e .[accelerate]); several machines: `--num_machines` and what `accelerate
+config` asks. A batch is as large for eight processes as for one. A checkpoint is written after each
+epoch, and any number of processes goes on from there. Loading and decoding images limits a machine
+with fast GPUs: each process loads its own share. One record a rank, by the first process.
 """
 
 import argparse

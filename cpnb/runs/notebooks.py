@@ -50,15 +50,16 @@ def job_of(path: Path, output: Path, parameters: dict, records: Path, **options)
 def _join_streams(notebook) -> None:
     """One output where a text came in several messages: how it is cut differs from run to run."""
     for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
         joined = []
-        for output in cell.get("outputs", []):
-            last = joined[-1] if joined else {}
-            if output.get("name") is not None and output.get("name") == last.get("name"):
-                last["text"] += output["text"]
+        for output in cell.outputs:
+            stream = output.output_type == "stream"
+            if stream and joined and joined[-1].get("name") == output.name:
+                joined[-1].text += output.text
             else:
                 joined.append(output)
-        if "outputs" in cell:
-            cell["outputs"] = joined
+        cell.outputs = joined
 
 
 def _strip_run_metadata(notebook) -> None:

@@ -47,11 +47,12 @@ def fastest(case: str):
         if not runs:
             return None
         told = [f"{speedups(same)} on {cpu(same[0])}" for same in grouped(runs, "cpu", "simd")]
-        peers = sorted({f"{r['speedup_of_peers']:.1f}" for r in runs}, key=float)
+        peers = [r["speedup_of_peers"] for r in runs]
+        low, high = f"{min(peers):.1f}", f"{max(peers):.1f}"
         here = (
             f"{', '.join(told)} over the fastest dense net of all runtimes, at "
             f"{runs[-1]['bound']:.2f} times fewer multiplies; the best of the others on the "
-            f"factored net: {' to '.join(peers[:1] + peers[1:][-1:])}×"
+            f"factored net: {low if low == high else f'{low} to {high}'}×"
         )
         return Finding(here, MEASURED, runs)
 

@@ -203,11 +203,9 @@ def test_a_layer_that_runs_twice_is_seen_twice():
     )
     (moments,) = cpnb.patch_moments(model, model, "conv", data())
     kernel = model.conv.weight.detach().double().flatten(1)
-    means = [t.mean((0, 2, 3)) for t in (model.conv(images), model(images))]
-    # The maps are float32; sums of some hundred of them round differently by processor.
-    torch.testing.assert_close(
-        moments.output_mean, sum(means).detach().double() / 2, rtol=1e-5, atol=1e-5
-    )
+    # Summed in float64: in float32 the mean itself would be off by a digit, by processor.
+    means = [t.detach().double().mean((0, 2, 3)) for t in (model.conv(images), model(images))]
+    torch.testing.assert_close(moments.output_mean, sum(means) / 2)
     torch.testing.assert_close(kernel @ moments.covariance, moments.cross, rtol=1e-3, atol=1e-3)
     small = cpnb.decompose(model, {"conv": 2})
     start = output_error(small, model)

@@ -189,11 +189,8 @@ def alexnet_rates(rows: list[dict] | None = None) -> Table:
         "accuracy_validation": ("accuracy, fine-tuned", "{:.2%}"),
         "seeds": ("seeds", "{}"),
     }
-    held = (
-        f"{runs[-1]['validation_size']:,} validation images of CIFAR-10 (JPEG copy); "
-        if runs
-        else ""
-    )
+    size = f"{runs[-1]['validation_size']:,}" if runs else ""
+    held = f"{size} validation images of CIFAR-10 (JPEG copy); " if runs else ""
     return show(lines, columns, to_be_made(ALEXNET_TUNE), f"{held}{hardware(runs)}")
 
 
