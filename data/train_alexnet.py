@@ -1,4 +1,4 @@
-"""Train the small AlexNet that ships in data/: about 11 minutes on 2 CPU cores.
+"""Train the small AlexNet that ships in data/: about 10 minutes on 2 CPU cores.
 
     CPNB_DATA=... python data/train_alexnet.py
 

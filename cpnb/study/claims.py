@@ -252,7 +252,7 @@ CLAIMS = [
           short="CharNet's CPU speed-up, `optimize_for_inference`"),
     Claim("… at whatever ranks lose at most a point", "8.5×", "C",
           fused_within_a_point(8.5), f"{LOWER} && {INFERENCE}"),
-    Claim("Ranks of that net: conv2, then conv3", "64, 64", "U", ranks_64, RUN_04),
+    Claim("Ranks that keep the accuracy: conv2, conv3", "64, 64", "U", ranks_64, RUN_04),
     Claim("Kernel error that conv3 survives", "about 78%", "U", surviving_error, RUN_04),
     Claim("NLS against greedy deflation", "better at every rank", "U", nls_against_greedy, RUN_03),
     Claim("Low-rank CP is unstable", "limits larger nets", "U", instability, RUN_03),

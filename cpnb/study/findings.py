@@ -46,7 +46,5 @@ def counted(number: int, noun: str) -> str:
 def speedups(runs: list[dict]) -> str:
     """ "9.0× (2 runs, 8.6 to 9.3×)": the median of their speed-ups, and how far they lie apart."""
     each = [r["speedup"] for r in runs]
-    told = f"{median(each):.1f}×"
-    if len(runs) > 1:
-        told += f" ({len(runs)} runs, {min(each):.1f} to {max(each):.1f}×)"
-    return told
+    many = f"{len(runs)} runs, {min(each):.1f} to {max(each):.1f}×" if len(runs) > 1 else "one run"
+    return f"{median(each):.1f}× ({many})"

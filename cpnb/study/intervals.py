@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from scipy.stats import binomtest
 
 
@@ -15,3 +17,20 @@ def with_interval(share: float, images: int) -> str:
     """ "91.3% (89.8 to 92.6)"."""
     low, high = (f"{100 * end:.1f}" for end in wilson(share, images))
     return f"{share:.1%} ({low} to {high})"
+
+
+def widest(counted: Iterable[tuple[float, int]]) -> str:
+    """How sure accuracies are that stand together: "95% intervals up to ±2.4 points".
+
+    Parameters
+    ----------
+    counted : iterable of (share, images)
+    """
+    halves = [(high - low) / 2 for low, high in (wilson(*one) for one in counted)]
+    return f"95% intervals up to ±{100 * max(halves, default=0):.1f} points"
+
+
+def sureness(runs: list[dict], *keys: str) -> str:
+    """The same of the accuracies in `keys` of recorded runs, counted on their `test_size`."""
+    known = ((run.get(key), run["test_size"]) for run in runs for key in keys)
+    return widest((share, images) for share, images in known if share is not None)

@@ -66,7 +66,7 @@ COMPRESS = (
 NETWORKS = ".venv/bin/python benchmarks/bench_inference.py --threads 2 --only 'ResNet-18*' 'VGG*'"
 
 OWN_CLAIMS = [
-    Claim("ResNet-20, all layers, no labels and no training", "–", "O",
+    Claim("ResNet-20 by a plan for the whole net, no labels and no training", "–", "O",
           compressed("resnet20", 1.9), COMPRESS,
           short="ResNet-20 at 1.9 times fewer multiplies, no training"),
     Claim("ResNet-18 on a 224×224 image, CPU", "–", "O",

@@ -106,6 +106,7 @@ def test_plain_starts_are_told_with_the_error_of_conv2_the_best_first():
         "claim": "cp-start", "max_degeneracy": None, "init": "svd", "n_iter_max": 100, "lr": 0.01,
         "balanced": True, "rel_error": [0.782, 0.847], "degeneracy": [20000.0, 1e6],
         "accuracy": [0.91, 0.88, 0.87, 0.7], "accuracy_finetuned": 0.7, "accuracy_baseline": 0.913,
+        "test_size": 1510,
     }  # fmt: skip
     few = {"n_iter_max": 5, "rel_error": [0.794, 0.857], "degeneracy": [1.8, 2.0]}
     rows = [
@@ -118,7 +119,7 @@ def test_plain_starts_are_told_with_the_error_of_conv2_the_best_first():
     assert (best["steps"], best["relative error of conv2"]) == ("5", "0.794")
     assert usual["relative error of conv2"] == "0.782" and usual["degeneracy of conv2"] == "20,000"
     assert usual["both fine-tuned"] == "71.0% (70.0% to 72.0%)"
-    assert "of 2 seeds; dense: 91.3%" in table.caption
+    assert "of 2 seeds; dense: 91.3%; 95% intervals up to ±2.3 points" in table.caption
 
 
 def test_seeds_and_own_runs_have_a_line_each():
@@ -128,7 +129,7 @@ def test_seeds_and_own_runs_have_a_line_each():
     del quick["parameters"]  # a row from before they were recorded
     last, newest = lines(tables.own_runs([*rows, quick], most=2))
     assert (last["notebook"], newest["notebook"]) == ("04", "00")
-    assert newest["speed-up, and fewer multiplies"] == "5.0×, 6.5×"
+    assert newest["speed-up over dense in PyTorch, and fewer multiplies"] == "5.0×, 6.5×"
 
 
 @pytest.mark.parametrize("name", ["finetuning", "conv1_too", "learning_rates", "seeds", "own_runs"])

@@ -20,10 +20,11 @@ def row(claim, **columns):
 def test_the_plan_stands_beside_one_rate_with_the_range_of_the_samples():
     rows = [
         row("compress", net="resnet20", factor=2.0, allocation=how, seed=seed, drop=drop,
-            accuracy_dense=0.9, seconds=30)
+            accuracy_dense=0.9, seconds=30, test_size=10_000)
         for how, seed, drop in (("plan", 0, 0.01), ("plan", 1, 0.02), ("one rate", 0, 0.04))
     ]  # fmt: skip
     told = repr(tables.compressions(rows))
+    assert "90.0% (89.4 to 90.6)" in told  # the 95% interval on 10,000 images
     assert "ResNet-20" in told and "1.50" in told and "(1.00 to 2.00)" in told and "4.00" in told
     assert "bench_compress" in repr(tables.compressions([]))
 
@@ -32,6 +33,7 @@ def test_fine_tuned_nets_stand_beside_the_dense_one_with_the_range_of_the_sample
     rows = [
         row("compress-finetune", net="resnet20", factor=factor, seed=seed, epochs=5, drop=drop,
             accuracy_dense=0.9, accuracy_compressed=0.9 - before, teacher=share is not None,
+            test_size=10_000,
             parameters={"lr": 0.02, "share": share})
         for share in (None, 0.4)
         for factor, seed, before, drop in (
@@ -52,12 +54,17 @@ def test_the_time_that_a_plan_and_its_compression_take():
 
 def test_alternatives_name_their_figures():
     other = row("alternatives", name="int8 (NNCF)", runtime="OpenVINO", accuracy=0.87, speedup=2.5,
-                multiplies=40e6, ms=1.25, iqr_ms=0.5, labels="512 images", batch=64, factor=1.9,
-                net="resnet20", latencies={"OpenVINO": 1.25, "ONNX Runtime": 3.5})  # fmt: skip
+                multiplies=40e6, test_size=400, ms=1.25, iqr_ms=0.5, labels="512 images", batch=64,
+                factor=1.9, net="resnet20",
+                latencies={"OpenVINO": 1.25, "ONNX Runtime": 3.5})  # fmt: skip
     larger = other | {"net": "resnet56", "commit": "newer"}
-    told = tables.alternatives([other, larger])
-    assert list(told.data["of"]) == ["ResNet-20", "ResNet-56"]
+    elsewhere = other | {"simd": "AVX512", "commit": "newer", "speedup": 1.25}
+    told = tables.alternatives([other, larger, elsewhere])
+    assert list(told.data["net"]) == ["ResNet-20", "ResNet-20", "ResNet-56"]
+    assert list(told.data["speed-up over the fastest dense"]) == ["2.5×", "1.2×", "2.5×"]
+    assert "AVX512" in told.data["on"][1] and "AVX512" not in told.data["on"][0]
     told = repr(told)
+    assert "accuracies: 95% intervals up to ±3.3 points" in told
     assert "int8 (NNCF)" in told and "2.5×" in told and "batches of 64" in told
     assert "1.25 ± 0.25" in told and "3.50" in told
 

@@ -76,7 +76,8 @@ def squeezenet(rows: list[dict] | None = None):
     if not runs:
         return nothing(SQUEEZENET)
     fig, ax = plt.subplots(figsize=(7, 0.45 * len(runs) + 1.1))
-    bars = ax.barh([run["name"] for run in runs], [run["drop5"] for run in runs], color=BLUE)
+    names, drops = ([run[key] for run in runs] for key in ("name", "drop5"))
+    bars = ax.barh(names, drops, color=BLUE, label=names)
     ax.bar_label(bars, [f"{run['drop5']:.1f}" for run in runs], padding=3)
     ax.set(xlabel="drop of top-5 accuracy (points), no fine-tuning", ylabel="")
     ax.grid(axis="y", visible=False)

@@ -52,11 +52,11 @@ def _png_and_words(figure: Figure) -> tuple[str, dict]:
 
 def in_words(figure: Figure) -> str:
     """What a figure shows: its titles, the axes with their units, and what is drawn in them."""
-    told = [figure.get_suptitle()]
+    told = figure.get_suptitle().splitlines()
     for ax in figure.axes:
         shown = ax.get_legend_handles_labels()[1]
         axes = [t for t in (ax.get_ylabel(), ax.get_xlabel()) if t]
-        told.append(ax.get_title() or ax.get_title(loc="left"))
+        told += (ax.get_title() or ax.get_title(loc="left")).splitlines()
         told += [" against ".join(axes)] if axes else []
         told += [f"shown: {', '.join(shown)}"] if shown else []
     words = "; ".join(" ".join(text.split()) for text in dict.fromkeys(told) if text)

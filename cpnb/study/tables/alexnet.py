@@ -9,6 +9,7 @@ from cpnb.study.commands import (
     ALEXNET_TUNE,
     SQUEEZENET,
 )
+from cpnb.study.intervals import sureness, widest
 from cpnb.study.machines import hardware, machine
 from cpnb.study.selection import chosen, grouped, lost, newest, newest_code
 from cpnb.study.tables.finetuning import averaged
@@ -53,7 +54,7 @@ TOP_K = {
     "top5_decomposed": ("top-5, decomposed", percent),
     "top5_finetuned": ("top-5, fine-tuned", percent),
     "bound": ("fewer multiplies", "{:.2f}×"),
-    "speedup_optimised": ("speed-up, optimised", times),
+    "speedup_optimised": ("speed-up over dense in PyTorch, optimised", times),
 }  # of the nets that 07 tries on given images
 
 
@@ -143,8 +144,8 @@ def alexnet_latencies(rows: list[dict] | None = None) -> Table:
         "batch": ("images at a time", "{}"),
         "rank": ("R in each group", "{}"),
         "dense": ("dense (ms)", rounded),
-        "speedup": ("speed-up, factored", "{:.2f}×"),
-        "speedup_optimised": ("speed-up, optimised", "{:.2f}×"),
+        "speedup": ("speed-up over dense in PyTorch, factored", "{:.2f}×"),
+        "speedup_optimised": ("optimised", "{:.2f}×"),
         "bound": ("fewer multiplies", "{:.2f}×"),
     }
     if len({line["on"] for line in lines}) > 1:  # else the caption tells it
@@ -190,7 +191,8 @@ def alexnet_rates(rows: list[dict] | None = None) -> Table:
         "seeds": ("seeds", "{}"),
     }
     size = f"{runs[-1]['validation_size']:,}" if runs else ""
-    held = f"{size} validation images of CIFAR-10 (JPEG copy); " if runs else ""
+    sure = widest((run["accuracy_validation"], run["validation_size"]) for run in runs)
+    held = f"{size} validation images of CIFAR-10 (JPEG copy), {sure}; " if runs else ""
     return show(lines, columns, to_be_made(ALEXNET_TUNE), f"{held}{hardware(runs)}")
 
 
@@ -218,7 +220,10 @@ def alexnet_finetuning(rows: list[dict] | None = None) -> Table:
         "seeds": ("seeds", "{}"),
     }
     lines = [group[0] | _of_seeds(group, *list(columns)[2:-1]) for group in groups]
-    told = f"{runs[-1]['test_size']:,} test images of CIFAR-10 (JPEG copy); " if runs else ""
+    sure = sureness(runs, "accuracy_baseline", "accuracy_decomposed", "accuracy_finetuned")
+    told = (
+        f"{runs[-1]['test_size']:,} test images of CIFAR-10 (JPEG copy), {sure}; " if runs else ""
+    )
     caption = f"{told}mean and range of the seeds; {hardware(runs)}"
     return show(lines, columns, to_be_made(ALEXNET_FINETUNE.format("200 140")), caption)
 
@@ -259,4 +264,5 @@ def squeezenet(rows: list[dict] | None = None) -> Table:
         "seconds": ("seconds", "{:.0f}"),
     }
     told = f"{runs[-1]['test_size']} validation images of ImageNet; " if runs else ""
+    told += f"accuracies: {sureness(runs, 'top1', 'top5')}; "
     return show(runs, columns, to_be_made(SQUEEZENET), f"{told}{hardware(runs)}")

@@ -8,6 +8,7 @@ from torch import nn
 
 from cpnb.runs.records import recorded, results_path
 from cpnb.study.commands import LOWER, REPLICATE, RUN_04
+from cpnb.study.intervals import sureness
 from cpnb.study.machines import hardware
 from cpnb.study.recording import fits
 from cpnb.study.selection import (
@@ -100,7 +101,9 @@ def finetuning(rows: list[dict] | None = None) -> Table:
     columns = {"what": ("", "{}")}
     for number, group in enumerate(groups):
         columns[number] = (f"{characters(group[0])} characters; {group[0]['start']}", "{}")
-    caption = "Mean and range of the seeds (speed-up: median and range)"
+    caption = (
+        f"Mean and range of the seeds (speed-up: median and range); {sureness(runs, *ACCURACIES)}"
+    )
     return show(lines, columns, to_be_made(RUN_04), caption)
 
 
@@ -195,10 +198,13 @@ def seeds(rows: list[dict] | None = None) -> Table:
     columns |= {
         "accuracy_baseline_good": ("baseline, GoodImg", percent),
         "accuracy_finetuned_good": ("fine-tuned, GoodImg", percent),
-        "speedup": ("speed-up", times),
+        "speedup": ("speed-up over dense in PyTorch", times),
     }
     bound = spread([run["bound"] for run in runs], "{:.2f}×")
-    return show(runs, columns, to_be_made(RUN_04), f"{bound} fewer multiplies; {hardware(runs)}")
+    caption = (
+        f"{bound} fewer multiplies; accuracies: {sureness(runs, *ACCURACIES)}; {hardware(runs)}"
+    )
+    return show(runs, columns, to_be_made(RUN_04), caption)
 
 
 def own_runs(rows: list[dict] | None = None, most: int = 25) -> Table:
@@ -231,6 +237,7 @@ def own_runs(rows: list[dict] | None = None, most: int = 25) -> Table:
         "ranks": ("ranks", "{}"),
         "seed": ("seed", "{}"),
         **ACCURACIES,
-        "gain": ("speed-up, and fewer multiplies", "{}"),
+        "gain": ("speed-up over dense in PyTorch, and fewer multiplies", "{}"),
     }
-    return show(lines, columns, to_be_made(REPLICATE), hardware(runs))
+    caption = f"accuracies: {sureness(runs, *ACCURACIES)}; {hardware(runs)}"
+    return show(lines, columns, to_be_made(REPLICATE), caption)

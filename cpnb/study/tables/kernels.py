@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cpnb.study.commands import RUN_03
+from cpnb.study.intervals import sureness
 from cpnb.study.machines import hardware
 from cpnb.study.selection import chosen, grouped, newest, newest_code
 from cpnb.study.tables.layout import Table, percent, rounded, show, to_be_made, together
@@ -54,5 +55,6 @@ def decompositions(
         measured = together(runs, *columns.keys() - {"rank", "method", "on"})
         on = f"{runs[0]['test_size']:,} {runs[0]['dataset']}"
         lines.append(runs[0] | measured | {"on": on})
-    caption = f"{layer} of CharNet replaced, no fine-tuning; {hardware(rows)}"
+    sure = sureness(rows, "accuracy_decomposed", "accuracy_baseline")
+    caption = f"{layer} of CharNet replaced, no fine-tuning; {sure}; {hardware(rows)}"
     return show(lines, columns, to_be_made(RUN_03), caption)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cpnb.study.machines import hardware
+from cpnb.study.intervals import sureness, with_interval
+from cpnb.study.machines import cpu, hardware
 from cpnb.study.selection import chosen, grouped, newest, newest_code
 from cpnb.study.tables.layout import (
     Table,
@@ -49,7 +50,7 @@ def compressions(rows: list[dict] | None = None) -> Table:
             {
                 "net": NETS[group[0]["net"]],
                 "factor": group[0]["factor"],
-                "dense": group[0]["accuracy_dense"],
+                "dense": _dense(group[0]),
                 "plan": drops["plan"],
                 "one rate": drops["one rate"],
                 "seeds": len({run["seed"] for run in group}),
@@ -59,7 +60,7 @@ def compressions(rows: list[dict] | None = None) -> Table:
     columns = {
         "net": ("net", "{}"),
         "factor": ("fewer multiplies", times),
-        "dense": ("dense accuracy", percent),
+        "dense": ("dense accuracy", "{}"),
         "plan": ("drop by the plan (points)", points),
         "one rate": ("drop at one rate (points)", points),
         "seeds": ("samples of images", "{}"),
@@ -83,7 +84,7 @@ def tuned(rows: list[dict] | None = None) -> Table:
         "epochs": ("epochs", "{}"),
         "lr": ("learning rate", "{}"),
         "share": ("teacher (share of the loss)", lambda share: f"{share:.0%}" if share else "–"),
-        "dense": ("dense as it was", percent),
+        "dense": ("dense as it was", "{}"),
         "before": ("drop before (points)", points),
         "drop": ("drop fine-tuned (points)", points),
         "seeds": ("samples of images", "{}"),
@@ -95,7 +96,7 @@ def tuned(rows: list[dict] | None = None) -> Table:
             "epochs": group[0]["epochs"],
             "lr": group[0]["parameters"]["lr"],
             "share": group[0]["teacher"] and group[0]["parameters"].get("share", FORMER_SHARE),
-            "dense": group[0]["accuracy_dense"],
+            "dense": _dense(group[0]),
             "before": [run["accuracy_dense"] - run["accuracy_compressed"] for run in group],
             "drop": [run["drop"] for run in group],
             "seeds": len(group),
@@ -106,6 +107,10 @@ def tuned(rows: list[dict] | None = None) -> Table:
         "benchmarks/finetune_compressed.py resnet20 --weights FILE --teacher --epochs 10 --lr 0.05"
     )
     return show(lines, columns, to_be_made(f"{COMPRESS} {KEEP} && {tune}"), TUNED + hardware(runs))
+
+
+def _dense(run: dict) -> str:
+    return with_interval(run["accuracy_dense"], run["test_size"])
 
 
 def compress_seconds(rows: list[dict] | None = None) -> Table:
@@ -131,28 +136,42 @@ def layer_speeds(rows: list[dict] | None = None) -> list[dict]:
 
 
 def alternatives(rows: list[dict] | None = None) -> Table:
-    """What else one could do with the same net: quantise, prune, take a smaller one."""
-    runs = newest(newest_code(chosen(rows, claim="alternatives"), "net"), "net", "name", "factor")
+    """What else one could do with the same net: quantise, prune, take a smaller one.
+
+    Parameters
+    ----------
+    rows : list of dict, optional
+        Records; the committed ones by default. Of each net on each processor the newest code
+        counts.
+    """
+    runs = [run | {"on": cpu(run)} for run in chosen(rows, claim="alternatives")]
+    runs = newest(newest_code(runs, "net", "on"), "net", "on", "name", "factor")
     # What does not hang on the number of multiplies is told once.
     by_factor = [("CP" in run["name"] or "same" in run["name"]) * run["factor"] for run in runs]
     runs = [
-        run | {"factor": factor, "of": NETS[run["net"]]} | _milliseconds(run)
+        run
+        | {"factor": factor, "of": NETS[run["net"]]}
+        | {"told": f"a dense {run['name']}" if run["name"] in NETS.values() else run["name"]}
+        | _milliseconds(run)
         for run, factor in zip(runs, by_factor, strict=True)
     ]
-    runs = newest(runs, "net", "name", "factor")
+    runs = newest(runs, "net", "on", "name", "factor")
+    runs.sort(key=lambda run: run["net"])  # what one net gains on two processors stands together
     columns = {
-        "of": ("of", "{}"),
-        "name": ("net", "{}"),
+        "of": ("net", "{}"),
+        "on": ("on", "{}"),
+        "told": ("in its place", "{}"),
         "factor": ("fewer multiplies", lambda factor: times(factor) if factor else "–"),
         "runtime": ("runtime", "{}"),
         "accuracy": ("accuracy", percent),
         "multiplies": ("multiplies an image (million)", lambda n: rounded(n / 1e6)),
         "ms": ("ms a batch", "{}"),
         "in ONNX Runtime": ("in ONNX Runtime (ms)", milliseconds),
-        "speedup": ("speed-up over the dense net", lambda x: spread([x], times)),
+        "speedup": ("speed-up over the fastest dense", lambda x: spread([x], times)),
         "labels": ("needs", "{}"),
     }
     told = f"batches of {runs[-1]['batch']}; {SCATTER}; " if runs else ""
+    told += f"accuracies: {sureness(runs, 'accuracy')}; "
     return show(runs, columns, to_be_made(ALTERNATIVES), told + hardware(runs))
 
 

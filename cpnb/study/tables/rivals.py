@@ -38,7 +38,7 @@ RIVAL_NETS = {
     "ranks": ("ranks of conv2, conv3", _ranks),
     "rel_error": ("relative errors", "{}"),
     "bound": ("fewer multiplies", times),
-    "speedup": ("speed-up", times),
+    "speedup": ("speed-up over dense in PyTorch", times),
     "drop_before": ("drop before (points)", "{:.1f}"),
     "drop_after": ("drop after (points)", "{:.1f}"),
 }  # of the nets that 08 makes
@@ -119,7 +119,7 @@ def rivals_in_words(ranks: list[int], rows: list[dict] | None = None) -> Markdow
     if not like:
         return Markdown(to_be_made(RIVALS))
     return Markdown(
-        f"{verdict(points)}\n\nAt like multiplies, by measured speed: "
+        f"{verdict(points)}\n\nAt like multiplies, by measured speed over dense in PyTorch: "
         f"{in_order(like, 'speedup', '{:.1f}×', reverse=True)}. By accuracy drop after "
         f"fine-tuning, in points: {in_order(like, 'drop_after', '{:.1f}')}."
     )

@@ -99,7 +99,8 @@ def latencies(found: dict, over: str, bound: float) -> Table:
     Parameters
     ----------
     found : dict of str to (str, Latency)
-        Net to its faster memory layout and its latency there.
+        Net to its faster memory layout and its latency there; names of dense nets begin with
+        "dense".
     over : str
         The net that speed-ups are told over.
     bound : float
@@ -109,7 +110,8 @@ def latencies(found: dict, over: str, bound: float) -> Table:
     for name, (layout, latency) in found.items():
         gain = speedup(found[over][1], latency)
         line = {"net": name, "layout": layout, "ms": latency.median_ms, "iqr": latency.iqr_ms}
-        lines.append(line | {"speedup": gain, "share": gain / bound})
+        share = None if name.startswith("dense") else gain / bound
+        lines.append(line | {"speedup": gain, "share": share})
     columns = {
         "net": ("net", "{}"),
         "layout": ("layout", "{}"),

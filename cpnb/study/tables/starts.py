@@ -6,6 +6,7 @@ from statistics import median
 
 from cpnb.study.commands import PLAIN, STARTS
 from cpnb.study.findings import counted
+from cpnb.study.intervals import sureness
 from cpnb.study.selection import chosen, grouped, newest, newest_code, setting, start
 from cpnb.study.tables.layout import (
     NOTHING,
@@ -55,6 +56,7 @@ def learning_rates(rows: list[dict] | None = None) -> Table:
     steps = spread([setting(run, "n_iter_max") for run in runs], "{:g}")
     caption = (
         "Median and range; CharNet on Chars74K's test split, ranks 64 and 64; "
+        f"{sureness(runs, 'accuracy_decomposed', 'accuracy_finetuned')}; "
         f"solver: {steps} steps, sweeps, or sweeps a term"
     )
     return show(lines, columns, to_be_made(STARTS), caption)
@@ -98,6 +100,7 @@ def plain_starts(rows: list[dict] | None = None) -> Table:
     dense = f"{runs[0]['accuracy_baseline']:.1%}" if runs else ""
     seeds = spread([len(group) for group in groups], "{:g}")
     caption = (
-        f"Accuracy on Chars74K's test split, median and range of {seeds} seeds; dense: {dense}"
+        f"Accuracy on Chars74K's test split, median and range of {seeds} seeds; dense: {dense}; "
+        f"{sureness(runs, 'accuracy_finetuned')}"
     )
     return show(lines, columns, to_be_made(PLAIN), caption)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cpnb.study.commands import RUN_02
+from cpnb.study.intervals import sureness
 from cpnb.study.machines import hardware
 from cpnb.study.selection import chosen, newest, newest_code
 from cpnb.study.tables.layout import Table, percent, show, to_be_made, together
@@ -31,5 +32,6 @@ def training(rows: list[dict] | None = None) -> Table:
     runs = [row | {"minutes": row["seconds"] / 60} for row in newest(newest_code(rows), "seed")]
     lines = [together(runs, *COLUMNS) | {"runs": len(runs)}] if runs else []
     sizes = " or ".join(f"{n:,}" for n in sorted({run["test_size"] for run in runs}))
-    caption = f"{sizes} characters of Chars74K's test split; {hardware(runs)}"
+    told = f"{sizes} characters of Chars74K's test split, {sureness(runs, 'accuracy')}"
+    caption = f"{told}; {hardware(runs)}"
     return show(lines, COLUMNS, to_be_made(RUN_02), caption)
