@@ -43,9 +43,9 @@ def shares(rows, net: str) -> dict:
     return found
 
 
-def beside(rows, net: str) -> dict:
+def beside(rows, net: str, simd: str = "AVX512") -> dict:
     """The newest recorded alternatives of a net, by name and number of multiplies."""
-    runs = newest_code(chosen(rows, claim="alternatives", net=net))
+    runs = newest_code(chosen(rows, claim="alternatives", net=net, simd=simd))
     return {(run["name"], run["factor"]): run for run in runs}
 
 
@@ -131,6 +131,25 @@ def test_09_int8_and_cp(rows):
                 int8 = max(r["speedup"] for (n, f), r in found.items() if n.startswith("int8"))
                 assert run["speedup"] < int8, "int8 on top of CP is nowhere faster"
     assert f"loses {min(lost):.1f} to {max(lost):.1f} points more than CP does" in words("09")
+
+
+def test_09_without_instructions_for_int8(rows):
+    found, page = beside(rows, "resnet20", "AVX2"), words("09")
+    speeds = {key: run["speedup"] for key, run in found.items()}
+    lost = {key: 100 * (found["dense", 3.7]["accuracy"] - run["accuracy"])
+            for key, run in found.items()}  # fmt: skip
+    less, most = (speeds["int8 (OpenVINO)", factor] for factor in (1.9, 3.7))
+    assert f"is {less:.1f}× and {most:.1f}× as fast as dense (two runs), still without loss" in page
+    assert lost["int8 (OpenVINO)", 1.9] <= 0 and lost["int8 (OpenVINO)", 3.7] <= 0
+    mild, strong = ("CP by the plan", 1.9), ("CP by the plan", 3.7)
+    assert f"is {speeds[mild]:.1f}× as fast, for {lost[mild]:.1f} points" in page
+    assert f"that still works, {speeds[strong]:.1f}×, for {lost[strong]:.1f} points" in page
+    assert f"CP is the faster one, and loses {lost[strong]:.1f} points" in page
+    assert all(speeds[strong] > speed for key, speed in speeds.items() if lost[key] < 5
+               and key != strong), "the fastest net that still works"  # fmt: skip
+    assert all(abs(speeds["bfloat16", factor] - 1) < 0.1 for factor in (1.9, 3.7))
+    more = [lost[name, f] - lost["CP by the plan", f] for name, f in found if "then" in name]
+    assert "int8 on top of CP loses 4 points and more" in page and round(min(more)) == 4
 
 
 def test_09_the_plan_against_one_rate(rows):
