@@ -149,11 +149,7 @@ def alternatives(rows: list[dict] | None = None) -> Table:
     # What does not hang on the number of multiplies is told once.
     by_factor = [("CP" in run["name"] or "same" in run["name"]) * run["factor"] for run in runs]
     runs = [
-        run
-        | {"factor": factor, "of": NETS[run["net"]]}
-        | {"told": f"a dense {run['name']}" if run["name"] in NETS.values() else run["name"]}
-        | _milliseconds(run)
-        for run, factor in zip(runs, by_factor, strict=True)
+        run | {"factor": factor} | _told(run) for run, factor in zip(runs, by_factor, strict=True)
     ]
     runs = newest(runs, "net", "on", "name", "factor")
     runs.sort(key=lambda run: run["net"])  # what one net gains on two processors stands together
@@ -175,6 +171,12 @@ def alternatives(rows: list[dict] | None = None) -> Table:
     return show(runs, columns, to_be_made(ALTERNATIVES), told + hardware(runs))
 
 
-def _milliseconds(run: dict) -> dict:
-    told = f"{milliseconds(run['ms'])} ± {scatter(run['iqr_ms'] / 2)}"
-    return {"ms": told, "in ONNX Runtime": run["latencies"].get("ONNX Runtime")}
+def _told(run: dict) -> dict:
+    """The names of a contender and its net, its milliseconds with their spread."""
+    name = run["name"]
+    return {
+        "of": NETS[run["net"]],
+        "told": f"a dense {name}" if name in NETS.values() else name,
+        "ms": f"{milliseconds(run['ms'])} ± {scatter(run['iqr_ms'] / 2)}",
+        "in ONNX Runtime": run["latencies"].get("ONNX Runtime"),
+    }
