@@ -90,24 +90,20 @@ def test_05_shares_of_the_ratio(rows):
 
 
 def test_09_what_the_teacher_did(rows):
-    five, less = (tuned(rows, net="resnet20", factor=factor) for factor in (5.0, 3.7))
-    told = (
-        f"{less[0, True]:.2f} points against {less[0, False]:.2f}, and "
-        f"{five[0, True]:.2f} against {five[0, False]:.2f}"
-    )
-    assert told in words("09")
+    five = tuned(rows, net="resnet20", factor=5.0)
+    assert f"{five[0, True]:.2f} points against {five[0, False]:.2f}" in words("09")
     dense = tuned(rows, net="resnet20", factor=1.0)
     assert ("gains more than half a point itself" in words("09")) == (dense[0, True] < -0.5)
 
 
 def test_09_what_tuned_nets_take_back(rows):
-    assert "they take back two thirds of the drop and more" in words("09")
+    assert "they take back three fifths of the drop and more" in words("09")
     assert "at 2.7 times fewer the net ends where the dense one was" in words("09")
     runs = chosen(rows, claim="compress-finetune", net="resnet20", epochs=10, teacher=True)
     for run in newest(runs, "seed", "factor"):
         before, left = run["accuracy_dense"] - run["accuracy_compressed"], run["drop"]
         if run["factor"] in (3.7, 5.0):
-            assert left < before / 3
+            assert left < 0.4 * before
         elif run["factor"] == 2.7:
             assert abs(left) < 0.0033  # the standard error of 10,000 images
 
