@@ -7,7 +7,7 @@ from statistics import median
 from cpnb.inference.latency import speedup
 from cpnb.runs.records import plain
 from cpnb.study.commands import RUN_05
-from cpnb.study.machines import cpu, hardware, machine
+from cpnb.study.machines import hardware, machine
 from cpnb.study.selection import chosen, grouped, newest_code
 from cpnb.study.tables.layout import Table, show, times, to_be_made, together
 
@@ -234,7 +234,7 @@ def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "c
         day = last["utc"][:10] + (f", {len(group)} runs" if len(group) > 1 else "")
         line = {"case": _case(last), "dense": dense, "day": day}
         if device == "cpu":
-            line["machine"] = cpu(last)  # the threads are those of all rows
+            line["machine"] = last.get("simd") or last["cpu"]  # the caption has their full names
         for key in ("speedup_of_peers", "share_of_bound"):
             line[key] = median(run[key] for run in group)
         lines.append(last | line | together(group, "speedup"))
@@ -257,7 +257,7 @@ def _of(run: dict) -> str:
 
 
 def _case(run: dict) -> str:
-    told = run["case"].replace("240x320", "240×320")
+    told = run["case"].replace("240x320", "240×320").replace("ranks 32 and 96", "ranks 32, 96")
     return told if run["dtype"] == "float32" else f"{told}, {run['dtype']}"
 
 
