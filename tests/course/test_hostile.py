@@ -39,8 +39,9 @@ CODE = {
     # bytes, whose zeros are not written: the limit is met however slow the machine is.
     "fills-memory": ("held = []\nwhile True:\n    held.append(bytes(50_000_000))", 4),
     "fills-the-disk": (
-        "n = 0\nwhile True:\n    n += 1\n    with open(f'{n}.bin', 'wb') as file:\n"
-        "        file.write(bytes(30_000_000))",
+        # Reserved, not written: a slow disk would take longer than a cell may.
+        "import os\nn = 0\nwhile True:\n    n += 1\n    with open(f'{n}.bin', 'wb') as file:\n"
+        "        os.posix_fallocate(file.fileno(), 0, 30_000_000)",
         4,
     ),
     "empties-its-folder": (
