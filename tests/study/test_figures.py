@@ -10,6 +10,7 @@ from torch import nn
 import cpnb
 from cpnb.study import figures
 from cpnb.study.figures.labels import label_points
+from cpnb.study.figures.style import in_words
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +174,10 @@ def test_starts_with_a_bound_stand_on_a_finer_scale_than_those_without():
 def test_starts_without_records_say_what_makes_them():
     (ax,) = figures.starts([]).axes
     assert "bench_starts" in ax.texts[0].get_text() or "make" in ax.texts[0].get_text()
+
+
+def test_lines_of_a_title_are_told_apart_in_words():
+    fig, ax = plt.subplots()
+    ax.set(title="means of 3 seeds\nspeeds, 64 patches", xlabel="speed-up\n(×)", ylabel="drop")
+    told = in_words(fig)
+    assert told == "means of 3 seeds; speeds, 64 patches; drop against speed-up (×)"

@@ -7,6 +7,7 @@ from cpnb.runs.places import repository
 from cpnb.runs.records import recorded
 from cpnb.study import alexnet_claims, figures, report
 from cpnb.study.claims import CLAIMS
+from cpnb.study.findings import speedups
 
 PLAIN = "CharNet: accuracy after CP, plain NLS (the paper's solver)"
 BOUNDED = "… the same pipeline, bounded NLS (ours)"
@@ -423,3 +424,8 @@ def test_readmes_figure_has_the_speed_and_the_loss_of_the_rows_beside_it():
     ends = [end for bars in ax.containers for bar in bars.lines[2][0].get_segments() for end in bar]
     assert legend.get_window_extent().count_contains(ax.transData.transform(ends)) == 0
     assert "over the fastest dense net of all runtimes" in ax.get_xlabel()
+
+
+def test_how_many_runs_a_speed_up_rests_on_is_told():
+    assert speedups([{"speedup": 9.04}]) == "9.0× (one run)"
+    assert speedups([{"speedup": s} for s in (9.0, 8.6, 9.3)]) == "9.0× (3 runs, 8.6 to 9.3×)"

@@ -56,13 +56,8 @@ def test_each_limit_has_each_methods_fastest_net():
         "64, 64", "11, 37", "–", "32, 32", "11, 37", "–",
     ]  # fmt: skip
     assert column(table, "speed-up over dense in PyTorch") == [
-        "5.0×",
-        "4.0×",
-        "–",
-        "6.0×",
-        "4.0×",
-        "–",
-    ]
+        "5.0×", "4.0×", "–", "6.0×", "4.0×", "–",
+    ]  # fmt: skip
     assert column(table, "drop, test")[0].split() == ["0.90", "±", "0.14"]
     assert "1,510 Chars74K characters" in table.caption and "2 seeds" in table.caption
     assert "64 patches at a time: Some CPU (AVX2), 2 threads" in table.caption

@@ -190,9 +190,9 @@ def alexnet_rates(rows: list[dict] | None = None) -> Table:
         "accuracy_validation": ("accuracy, fine-tuned", "{:.2%}"),
         "seeds": ("seeds", "{}"),
     }
-    size = f"{runs[-1]['validation_size']:,}" if runs else ""
+    sizes = [run["validation_size"] for run in runs]
     sure = widest((run["accuracy_validation"], run["validation_size"]) for run in runs)
-    held = f"{size} validation images of CIFAR-10 (JPEG copy), {sure}; " if runs else ""
+    held = f"{sizes[-1]:,} validation images of CIFAR-10 (JPEG copy), {sure}; " if runs else ""
     return show(lines, columns, to_be_made(ALEXNET_TUNE), f"{held}{hardware(runs)}")
 
 
