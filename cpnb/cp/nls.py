@@ -1,4 +1,4 @@
-"""CP by non-linear least squares: the paper's Gauss–Newton solver, kept stable.
+"""CP by non-linear least squares: plain Gauss–Newton as in the paper, and a bounded form, ours.
 
 The paper (Lebedev et al., ICLR 2015) minimises ½‖T − [[U_1, ..., U_N]]‖² over all
 factors at once by Gauss–Newton (Tensorlab's ``cpd_nls``). Here the largest mode is projected out,

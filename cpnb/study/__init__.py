@@ -5,9 +5,9 @@ records answer it); notebooks take `record`, `tables` and `figures`.
 """
 
 from cpnb.study import figures, tables
-from cpnb.study.intervals import widest, with_interval
+from cpnb.study.intervals import sureness, widest, with_interval
 from cpnb.study.machines import here
 from cpnb.study.recording import fits, record, versus
 
-__all__ = ["figures", "fits", "here", "record", "tables", "versus", "widest",
-           "with_interval"]  # fmt: skip
+__all__ = ["figures", "fits", "here", "record", "sureness", "tables", "versus",
+           "widest", "with_interval"]  # fmt: skip

@@ -10,8 +10,8 @@ from statistics import mean, median
 
 from cpnb.study.alexnet_claims import ALEXNET_CLAIMS
 from cpnb.study.commands import INFERENCE, LOWER, RUN_02, RUN_03, RUN_04, RUN_05
-from cpnb.study.findings import FAILS, HOLDS, NO, OTHER, YES, Claim, Finding, counted, speedups
-from cpnb.study.intervals import with_interval
+from cpnb.study.findings import FAILS, HOLDS, NO, OTHER, YES, Claim, Finding, by_seed, speedups
+from cpnb.study.intervals import GOOD, with_interval
 from cpnb.study.own_claims import OWN_CLAIMS
 from cpnb.study.rival_claims import RIVAL_CLAIMS
 from cpnb.study.selection import (
@@ -32,12 +32,13 @@ def _drop(runs: list[dict], key: str) -> float:
     return _percent(runs, "accuracy_baseline") - _percent(runs, key)
 
 
-def _seeds(runs: list[dict], key: str) -> str:
-    """ ", 3 seeds 90.3 to 90.5": how far the seeds lie apart."""
-    if len(runs) == 1:
-        return ", one seed"
-    each = [100 * r[key] for r in runs]
-    return f", {len(runs)} seeds {min(each):.1f} to {max(each):.1f}"
+def _lost(runs: list[dict], key: str) -> str:
+    """ "0.86 points (3 seeds, 0.79 to 0.99)"."""
+    each = [100 * (run["accuracy_baseline"] - run[key]) for run in runs]
+    told = "one seed"
+    if len(each) > 1:
+        told = f"{len(each)} seeds, {min(each):.2f} to {max(each):.2f}"
+    return f"{mean(each):.2f} points ({told})"
 
 
 def baseline(rows):
@@ -45,9 +46,10 @@ def baseline(rows):
     if not runs:
         return None
     run = runs[0]
+    good = with_interval(run["accuracy_good"], GOOD)
     here = (
         f"{with_interval(run['accuracy'], run['test_size'])} of all {run['test_size']:,} "
-        f"characters of the Chars74K test split, {run['accuracy_good']:.1%} of its GoodImg part; "
+        f"characters of the Chars74K test split, {good} of the {GOOD} of its GoodImg part; "
         f"trained in {run['seconds'] / 60:.0f} minutes"
     )
     return Finding(here, "reached, on other data" if run["accuracy_good"] >= 0.91 else NO, runs)
@@ -68,11 +70,11 @@ def accuracy_after(plain: bool):
         )
         here = (
             f"{with_interval(before, images)} → {with_interval(after, images)}"
-            f"{_seeds(runs, 'accuracy_finetuned')}; {how}Chars74K test, {images:,} characters"
+            f"{by_seed(runs)}; {how}Chars74K test, {images:,} characters"
         )
         kept = all(round(100 * (before - r["accuracy_finetuned"]), 6) <= 1 for r in runs)
         verdict = (YES if plain else OTHER) if kept else NO
-        seeds = _seeds(runs, "accuracy_finetuned").removeprefix(", ")
+        seeds = by_seed(runs).removeprefix(", ")
         brief = f"{before:.1%} → {after:.1%} ({seeds}{told})"
         return Finding(here, verdict, runs, brief)
 
@@ -134,13 +136,13 @@ def fused_within_a_point(goal: float):
         if not kept:
             return None
         found, told, runs, ranks, tuned = max(kept, key=lambda net: net[0])
-        drop = _drop(tuned, "accuracy_finetuned")
         here = (
             f"ranks {', '.join(f'{rank} ({layer})' for layer, rank in ranks)}: {told}, over the "
-            f"fastest dense net of all runtimes; drop {drop:.2f} points "
-            f"(mean of {counted(len(tuned), 'seed')}; chosen on the test split)"
+            f"fastest dense net of all runtimes; drop "
+            f"{_lost(tuned, 'accuracy_finetuned')}"
         )
-        return Finding(here, OTHER if found >= goal else NO, [*runs, *tuned])
+        verdict = f"{OTHER}, at ranks chosen on the test split"
+        return Finding(here, verdict if found >= goal else NO, [*runs, *tuned])
 
     return finding
 
@@ -149,9 +151,10 @@ def ranks_64(rows):
     runs = main_runs(rows)
     if not runs:
         return None
-    raw, after = _drop(runs, "accuracy_decomposed"), _drop(runs, "accuracy_finetuned")
-    here = f"bounded NLS: drop {raw:.1f} points as decomposed, {after:.1f} after fine-tuning"
-    return Finding(here, f"{HOLDS}, by bounded NLS" if after <= 1 else FAILS, runs)
+    raw, after = (_lost(runs, f"accuracy_{stage}") for stage in ("decomposed", "finetuned"))
+    here = f"bounded NLS: drop {raw} as decomposed, {after} after fine-tuning"
+    kept = _drop(runs, "accuracy_finetuned") <= 1
+    return Finding(here, f"{HOLDS}, by bounded NLS" if kept else FAILS, runs)
 
 
 def surviving_error(rows):
@@ -159,12 +162,11 @@ def surviving_error(rows):
     if not runs:
         return None
     errors = [mean(r["rel_error"][i] for r in runs) for i in (0, 1)]
-    drop = _drop(runs, "accuracy_finetuned")
     here = (
         f"bounded NLS: conv2 {errors[0]:.0%}, conv3 {errors[1]:.0%}; drop after fine-tuning "
-        f"{drop:.1f} points"
+        f"{_lost(runs, 'accuracy_finetuned')}"
     )
-    kept = drop <= 1 and errors[1] >= 0.7
+    kept = _drop(runs, "accuracy_finetuned") <= 1 and errors[1] >= 0.7
     return Finding(here, f"{HOLDS}, by bounded NLS" if kept else FAILS, runs)
 
 
@@ -201,9 +203,8 @@ def instability(rows):
     )
     seen = plain["degeneracy"] > 100
     cured = bounded["degeneracy"] <= 10 and bounded["rel_error"] < 1.005 * plain["rel_error"]
-    verdict = ("cause seen on a small net" if seen else "not seen here") + (
-        ", and cured" if seen and cured else ""
-    )
+    verdict = "terms cancel in plain NLS, one seed" if seen else "not seen here"
+    verdict += "; not in bounded NLS" if seen and cured else ""
     return Finding(here, verdict, [plain, bounded])
 
 

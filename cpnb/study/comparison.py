@@ -37,8 +37,8 @@ def compared(rows: list[dict]) -> list[dict]:
     list of dict
         Keys: method, ranks, seeds (how many), baseline and accuracy (shares), drop_before and
         drop_after (points, means over seeds), drop_validation (points, of the seeds that were told
-        on the validation split, None for none), seeds_validation (how many these are), spread
-        (standard deviation of drop_after over seeds, None for one), multiplies, bound, speedup
+        on the validation split, None for none), seeds_validation (how many these are), spread and
+        spread_validation (standard deviations over seeds, None for one), multiplies, bound, speedup
         (over dense in PyTorch, median of the repeats), speedups (each repeat's, in order), fused,
         speedup_optimised, speedups_optimised, least and worst (drop_after of the best and of the
         worst seed), runs.
@@ -92,6 +92,7 @@ def _point(method: str, runs: list[dict], repeats: list[dict]) -> dict:
         "drop_validation": mean(unseen) if unseen else None,
         "seeds_validation": len(unseen),
         "spread": stdev(drops) if len(drops) > 1 else None,
+        "spread_validation": stdev(unseen) if len(unseen) > 1 else None,
         "multiplies": timed["multiplies"],
         "bound": timed["bound"],
         "speedup": median(plain),
@@ -179,7 +180,10 @@ def verdict(points: list[dict], drop: float = 1.0) -> str:
             f"{told_ratio(ratio)} times as fast (on the test split they lose "
             f"{cp['drop_after']:.1f} and {other['drop_after']:.1f} points)"
         )
-    return f"Within {within} on the validation split: {'; '.join(told)}."
+    return (
+        f"Within {within} on the validation split, speed-ups over dense in PyTorch: "
+        f"{'; '.join(told)}."
+    )
 
 
 def in_order(points: list[dict], key: str, form: str, reverse: bool = False) -> str:

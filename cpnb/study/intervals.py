@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from scipy.stats import binomtest
 
+GOOD = 956  # images of Chars74K's test split that are of its GoodImg part (data/README)
+
 
 def wilson(share: float, images: int) -> tuple[float, float]:
     """The 95% interval (Wilson 1927) of a share of images that were counted as right."""

@@ -53,7 +53,7 @@ def rival(methods: tuple[str, ...], goal: float, drop: float):
         here = f"CharNet on Chars74K, {counted(best['seeds'], 'seed')}; {_told(best)}"
         if widest not in (None, best):
             unit = "point" if drop == 1 else "points"
-            here += f"; the fastest within {drop:g} {unit}: {widest['speedup']:.1f}×"
+            here += f"; the fastest within {drop:g} {unit} on validation: {widest['speedup']:.1f}×"
         if drop == NO_LOSS:
             here += f"; up to {drop:g} points count as none"
         here += "; no seed may lose more than one"
@@ -92,7 +92,10 @@ def against_the_best_rival(rows):
     and_later = f"; Tucker-2, later: {later['speedup']:.1f}×" if later else ""
     if later:
         here += f"; later than the paper: {_told(later)}, ratio {told_ratio(ratio_of(ours, later))}"
-    lost = ", ".join(f"{net['drop_after']:.1f}" for net in (ours, theirs, later) if net)
+    lost = ", ".join(
+        f"{net['drop_after']:.1f} ({net['least']:.1f} to {net['worst']:.1f})"
+        for net in (ours, theirs, later) if net
+    )  # fmt: skip
     brief = (
         f"{ours['speedup']:.1f}× (bounded NLS; {ours['bound']:.1f} times fewer multiplies) against "
         f"{theirs['speedup']:.1f}× ({NAMES[theirs['method']]}; {theirs['bound']:.1f}){and_later}; "
@@ -148,9 +151,10 @@ def linear_layers(paper: tuple[float, ...]):
         pairs = zip(found, paper, strict=True)
         agree = sum(abs(ours / theirs - 1) < 0.05 for ours, theirs in pairs)
         here = f"{'/'.join(f'{f:.1f}' for f in found)}× fewer weights on {runs[0]['what']}"
+        agrees = "agrees" if agree == 1 else "agree"
         verdict = (
-            f"{agree} of {len(found)} factors agree with these layer sizes; accuracy needs their "
-            "net and ImageNet"
+            f"{agree} of {len(found)} factors {agrees} with these layer sizes; accuracy needs "
+            "their net and ImageNet"
         )
         if agree == len(found):
             verdict = "arithmetic confirmed; accuracy needs their net and ImageNet"

@@ -82,7 +82,7 @@ def test_tradeoff_without_points_draws_the_newest_recorded_sweep_and_the_papers_
     left, _ = fig.axes
     assert list(left.lines[0].get_xdata()) == [7.0]
     assert any("the paper" in t.get_text() for t in left.get_legend().get_texts())
-    assert "Chars74K characters, recorded on Some CPU, 2 threads" in fig.get_suptitle()
+    assert "Chars74K characters, one seed, recorded on Some CPU, 2 threads" in fig.get_suptitle()
     assert len(figures.tradeoff().axes) == 2  # of the committed records
 
 

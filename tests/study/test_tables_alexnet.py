@@ -141,7 +141,7 @@ def test_fine_tuning_tells_the_seeds_and_whose_images_chose_the_rate():
     del older["lr_chosen_on"]
     rows = [older, finetuned(2, commit="old"), finetuned(0, 0.8026), finetuned(1, 0.8004)]
     table = tables.alexnet_finetuning(rows)
-    assert column(table, "learning rate, chosen on images of") == [
+    assert column(table, "learning rate, and the images it was chosen on") == [
         "0.02, test",
         "0.001, validation",
     ]

@@ -58,15 +58,20 @@ def test_alternatives_name_their_figures():
                 factor=1.9, net="resnet20",
                 latencies={"OpenVINO": 1.25, "ONNX Runtime": 3.5})  # fmt: skip
     larger = other | {"net": "resnet56", "commit": "newer"}
+    dense = {"name": "dense", "multiplies": 40e6, "speedup": 1.0}
+    pruned = other | {"name": "channels pruned, same multiplies", "multiplies": 16e6}
     elsewhere = other | {"simd": "AVX512", "commit": "newer", "speedup": 1.25}
     told = tables.alternatives([other, larger, elsewhere])
     assert list(told.data["net"]) == ["ResNet-20", "ResNet-20", "ResNet-56"]
-    assert list(told.data["speed-up over the fastest dense"]) == ["2.5×", "1.2×", "2.5×"]
+    assert list(told.data["speed-up over the dense net"]) == ["2.5×", "1.2×", "2.5×"]
     assert "AVX512" in told.data["on"][1] and "AVX512" not in told.data["on"][0]
     told = repr(told)
     assert "accuracies: 95% intervals up to ±3.3 points" in told
     assert "int8 (NNCF)" in told and "2.5×" in told and "batches of 64" in told
     assert "1.25 ± 0.25" in told and "3.50" in told
+    told = tables.alternatives([other | dense, pruned]).data
+    assert list(told["in its place"])[1] == "channels pruned, at most as many multiplies as CP"
+    assert list(told["fewer multiplies"]) == ["–", "2.5×"], "its own, not what was asked for"
 
 
 @pytest.mark.parametrize("column", ["kernel", "channels", "size"])

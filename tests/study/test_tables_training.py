@@ -11,7 +11,8 @@ def trained(seed=0, commit="new", **values):
         "claim": "charnet-baseline", "dataset": "chars74k", "saved": True, "seed": seed,
         "commit": commit, "accuracy": 0.913, "accuracy_good": 0.948, "accuracy_drawn": 0.8815,
         "samples": 480400, "epochs": 20, "seconds": 745.6, "test_size": 1510, "cpu": "Some CPU",
-        "gpu": None, "device": "cpu", "threads": 2, "versions": {"torch": "2.15.0"},
+        "gpu": None, "device": "cpu", "threads": 2, "drawn_size": 2000,
+        "versions": {"torch": "2.15.0"},
     }  # fmt: skip
     return row | values
 
@@ -27,8 +28,8 @@ def test_the_run_is_told_with_units_and_its_machine_above():
         "patches trained on": "480,400", "epochs": "20", "minutes": "12", "runs": "1",
     }]  # fmt: skip
     assert table.caption == (
-        "1,510 characters of Chars74K's test split, 95% intervals up to ±1.4 points; "
-        "Some CPU, 2 threads; torch 2.15.0"
+        "1,510 characters of Chars74K's test split, 956 of them GoodImg; 2,000 drawn; "
+        "95% intervals up to ±1.4 points; Some CPU, 2 threads; torch 2.15.0"
     )
 
 

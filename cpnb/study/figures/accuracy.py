@@ -149,8 +149,8 @@ def _label_front(ax, rows: list[dict]) -> None:
 
 
 def of_sweep(run: dict) -> str:
-    """Title of a recorded sweep: on which characters, and where."""
-    return f"CharNet on {characters(run)} characters, recorded on {machine(run)}"
+    """Title of a recorded sweep: on which characters, of how many seeds, and where."""
+    return f"CharNet on {characters(run)} characters, one seed, recorded on {machine(run)}"
 
 
 def methods_compared(points: list[dict], names: dict, title: str = ""):

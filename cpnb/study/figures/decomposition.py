@@ -39,8 +39,11 @@ def factor_pictures(layer, count: int = 16):
     return fig
 
 
-def solver_curves(results: dict, against: str = "seconds"):
-    """Relative error (left) and degeneracy (right) of CP results, against seconds or iterations."""
+def solver_curves(results: dict, against: str = "seconds", of: str = "K"):
+    """Relative error (left) and degeneracy (right) of CP results, against seconds or iterations.
+
+    ``of`` is the tensor's letter.
+    """
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     for (name, cp), color, ls in zip(results.items(), CYCLE, cycle(DASHES), strict=False):
         x = (
@@ -51,8 +54,8 @@ def solver_curves(results: dict, against: str = "seconds"):
         style = {"color": color, "ls": ls, "label": name}
         left.plot(x, [h.rel_error for h in cp.history], **style)
         right.plot(x, [h.degeneracy for h in cp.history], **style)
-    left.set_ylabel("relative error ‖K−K̂‖/‖K‖")
-    right.set_ylabel("degeneracy Σ‖term‖²/‖K‖²")
+    left.set_ylabel(f"relative error ‖{of}−{of}\N{COMBINING CIRCUMFLEX ACCENT}‖/‖{of}‖")
+    right.set_ylabel(f"degeneracy Σ‖term‖²/‖{of}‖²")
     for ax in (left, right):
         ax.set(xscale="log", xlabel="seconds" if against == "seconds" else "iteration")
         low, high = ax.dataLim.intervaly

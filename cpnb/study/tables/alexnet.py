@@ -211,7 +211,7 @@ def alexnet_finetuning(rows: list[dict] | None = None) -> Table:
     groups = grouped(sorted(runs, key=lambda run: run["rank"]), *keys)
     columns = {
         "rank": ("R in each group", "{}"),
-        "rate": ("learning rate, chosen on images of", "{}"),
+        "rate": ("learning rate, and the images it was chosen on", "{}"),
         "rel_error": ("relative error", _mean("{:.3f}".format)),
         "accuracy_baseline": ("dense", _mean("{:.2%}".format)),
         "accuracy_decomposed": ("decomposed", _mean("{:.2%}".format)),

@@ -58,7 +58,7 @@ WITHIN = (
     | {
         "chosen_by": ("drop, validation", "{}"),
         "drop_of_seeds": ("drop, test", _deviating),
-        "speedup_optimised": ("optimised", times),
+        "speedup_optimised": ("speed-up, optimised", times),
     }
 )
 DROPS = "ranks of conv2 and conv3; drops in points, mean ± standard deviation"
@@ -144,5 +144,6 @@ def _line(point: dict) -> dict:
     line = point | {"ranks": tuple(point["ranks"]), "drop_of_seeds": drop}
     if unseen is None:
         return line
-    told = f"{unseen:.2f}, {counted(point['seeds_validation'], 'seed')}"
+    told = _deviating((unseen, point["spread_validation"]))
+    told += f", {counted(point['seeds_validation'], 'seed')}"
     return line | {"chosen_by": told.replace(" ", "\N{NO-BREAK SPACE}")}
