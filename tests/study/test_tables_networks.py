@@ -52,6 +52,18 @@ def test_the_time_that_a_plan_and_its_compression_take():
     assert "bench_compress" in repr(tables.compress_seconds([]))
 
 
+def test_forms_stand_beside_cp_at_equal_multiplies():
+    errors = {"CP": 0.2, "CP, three-way": 0.2, "Tucker-2": 0.4}
+    rows = [row("forms", net="resnet20", layer="a", rate=2.0, errors={"CP": 0.9, "Tucker-2": 0.9})]
+    rows += [row("forms", net="resnet20", layer="a", rate=2.0, errors=errors)]
+    rows += [row("forms", net="resnet20", layer="b", rate=2.0, errors=errors | {"Tucker-2": 0.6})]
+    (line,) = tables.forms(rows).data.to_dict("records")
+    assert line["CP, relative error"] == "0.20" and line["layers"] == "2"
+    assert line["Tucker-2, squared error over CP's"] == "6.5× (4.0× to 9.0×)"
+    assert line["CP, three-way, squared error over CP's"] == "1.0×"
+    assert "benchmarks/forms.py" in repr(tables.forms([]))
+
+
 def test_alternatives_name_their_figures():
     other = row("alternatives", name="int8 (NNCF)", runtime="OpenVINO", accuracy=0.87, speedup=2.5,
                 multiplies=40e6, test_size=400, ms=1.25, iqr_ms=0.5, labels="512 images", batch=64,

@@ -30,6 +30,7 @@ from cpnb.study.tables.networks import (
     alternatives,
     compress_seconds,
     compressions,
+    forms,
     layer_speeds,
     tuned,
 )
@@ -63,6 +64,6 @@ __all__ = [
     "alexnet_finetuning", "alexnet_kernels", "alexnet_latencies", "alexnet_rates",
     "alexnet_runtimes", "squeezenet", "KERNEL_FITS", "TOP_K",
     "rivals_at_like_multiplies", "rivals_in_words", "rivals_within", "RIVAL_NETS",
-    "alternatives", "compress_seconds", "compressions", "layer_speeds", "tuned",
+    "alternatives", "compress_seconds", "compressions", "forms", "layer_speeds", "tuned",
     "beyond", "claims", "commands", "questions",
 ]  # fmt: skip

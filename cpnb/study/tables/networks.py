@@ -20,6 +20,7 @@ from cpnb.study.tables.speed import milliseconds, scatter
 SCATTER = "median ± half the inter-quartile range"
 COMPRESS = "CPNB_DATA=... .venv/bin/python benchmarks/bench_compress.py resnet20 --weights FILE"
 KEEP = '--save-to "{factor}-{seed}.safetensors"'
+FORMS = "CPNB_DATA=... .venv/bin/python benchmarks/forms.py resnet20 --weights FILE"
 ALTERNATIVES = "CPNB_DATA=... .venv/bin/python benchmarks/bench_alternatives.py"
 TUNED = "CIFAR-10 as a JPEG copy; below 0: above the dense net as it was; median and range; "
 FORMER_SHARE = 0.9  # of a teacher, in records that do not tell it
@@ -129,6 +130,34 @@ def compress_seconds(rows: list[dict] | None = None) -> Table:
     lines = [run | {"name": NETS[run["net"]]} for run in runs]
     made = ".venv/bin/python benchmarks/bench_compress.py resnet18 --factors 2.4 --images 128"
     return show(lines, columns, to_be_made(made), hardware(runs))
+
+
+def forms(rows: list[dict] | None = None) -> Table:
+    """Five forms of single layers at equal multiplies: CP's error, and the others' over it."""
+    runs = newest(chosen(rows, claim="forms"), "net", "layer", "rate")
+    lines = []
+    for group in grouped(sorted(runs, key=lambda r: (r["net"], r["rate"])), "net", "rate"):
+        errors = [run["errors"] for run in group]
+        over = {
+            form: [each[form] ** 2 / each["CP"] ** 2 for each in errors]
+            for form in errors[0] if form != "CP"
+        }  # fmt: skip
+        line = {"net": NETS[group[0]["net"]], "rate": group[0]["rate"], "layers": len(group)}
+        lines.append(line | {"CP": [each["CP"] for each in errors]} | over)
+    others = (
+        [key for key in lines[0] if key not in ("net", "rate", "layers", "CP")] if lines else []
+    )
+    columns = {
+        "net": ("net", "{}"),
+        "rate": ("fewer multiplies", times),
+        "layers": ("layers", "{}"),
+        "CP": ("CP, relative error", lambda error: f"{error:.2f}"),
+        **{form: (f"{form}, squared error over CP's", times) for form in others},
+    }
+    told = (
+        "relative error of a layer's outputs, fitted to its patches; median and range of layers; "
+    )
+    return show(lines, columns, to_be_made(FORMS), told + hardware(runs))
 
 
 def layer_speeds(rows: list[dict] | None = None) -> list[dict]:
