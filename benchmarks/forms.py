@@ -16,7 +16,7 @@ Tucker-2              1×1, d×d, 1×1 (Kim et al., 2016)            S·A + d²�
 
 Each form is fitted to the covariance of the layer's input patches, as `cpnb.fit_to_patches` does it
 for CP: L-BFGS on all parts but the last, which follows from them (reduced-rank regression where the
-last is of low rank). Channel ranks A and B are the best of three shares of S and T. One record a
+last is of low rank). Channel ranks A and B are the best of five shares of S and T. One record a
 layer and rate, with the relative error of each form.
 """
 
@@ -35,7 +35,7 @@ LAYERS = {
                  "layer3.2.conv1"),
     "squeezenet": ("features.4.expand3x3", "features.7.expand3x3", "features.10.expand3x3"),
 }  # fmt: skip
-RATES, SHARES = (2.0, 3.0, 5.0), (0.5, 0.65, 0.8)
+RATES, SHARES = (2.0, 3.0, 5.0), (0.2, 0.35, 0.5, 0.65, 0.8)
 STEPS, DAMPING = 200, 1e-4
 
 
@@ -89,12 +89,13 @@ def three_way(parts):
 
 
 def cp_after_tucker(kernel, fit, budget: float):
-    """Errors at three shares of the channels; the channels' bases start as their leading ones."""
+    """Errors at five shares of the channels; the channels' bases start as their leading ones."""
     t, s, d, _ = kernel.shape
     for share in SHARES:
         a, b = int(share * s), int(share * t)
         rank = int((budget - s * a - t * b) / (a + 2 * d + b))
-        if rank < 1:  # no term is left
+        rank = min(rank, min(a, b) * d * d)  # of any core, at most
+        if rank < 1 or min(a, b) < 2:  # no term is left, or no channel to choose
             continue
         left, right = leading(kernel, b), leading(kernel.transpose(0, 1), a)
         core = torch.einsum("tsij,tq,sp->qpij", kernel, left, right)
@@ -122,7 +123,7 @@ def jaderberg(kernel, fit, rank: int):
 
 
 def tucker(kernel, fit, budget: float):
-    """Errors at three shapes of the core."""
+    """Errors at five shapes of the core."""
     t, s, d, _ = kernel.shape
     one = torch.eye(d * d, dtype=kernel.dtype)
     for share in SHARES:
