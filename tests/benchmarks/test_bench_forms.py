@@ -39,7 +39,7 @@ def test_a_form_is_exact_on_its_own_kernels(form, sigma):
     kernel = KERNELS[form]
     fit = partial(forms.fitted, kernel.flatten(1), sigma)
     found = {
-        "CP": lambda: forms.errors_of(kernel, sigma, T * S * D * D / (2 * (T + S + 2 * D)))["CP"],
+        "CP": lambda: forms.errors_of(kernel, sigma, T * S * D * D / (3 * (T + S + 2 * D)))["CP"],
         "Jaderberg, scheme 2": lambda: min(forms.jaderberg(kernel, fit, 2)),
         "Tucker-2": lambda: min(forms.tucker(kernel, fit, 3 * S + 9 * 3 * 2 + 2 * T)),
     }[form]()
