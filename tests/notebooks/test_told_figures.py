@@ -161,6 +161,22 @@ def test_09_without_halved_weights(rows):
     assert told in words("09")
 
 
+def test_09_forms(rows):
+    groups = grouped(newest(chosen(rows, claim="forms"), "net", "layer", "rate"), "net", "rate")
+    rivals, joined = [], []
+    for group in groups:
+        for form in set(group[0]["errors"]) - {"CP"}:
+            squares = [(run["errors"][form] / run["errors"]["CP"]) ** 2 for run in group]
+            if form == "CP, three-way":
+                joined += squares
+            else:
+                rivals.append(median(squares))
+    page = words("09")
+    assert f"{min(rivals):.1f} to {max(rivals):.1f} times CP's squared error" in page
+    lowest, highest = round(100 * (1 - min(joined))), round(100 * (max(joined) - 1))
+    assert f"from {lowest}% less to {highest}% more" in page
+
+
 def test_09_the_plan_against_one_rate(rows):
     found = shares(rows, "resnet20")
     tenths = {factor: round(10 * share) for factor, share in found.items()}

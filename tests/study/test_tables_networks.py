@@ -59,8 +59,8 @@ def test_forms_stand_beside_cp_at_equal_multiplies():
     rows += [row("forms", net="resnet20", layer="b", rate=2.0, errors=errors | {"Tucker-2": 0.6})]
     (line,) = tables.forms(rows).data.to_dict("records")
     assert line["CP, relative error"] == "0.20" and line["layers"] == "2"
-    assert line["Tucker-2, squared error over CP's"] == "6.5× (4.0× to 9.0×)"
-    assert line["CP, three-way, squared error over CP's"] == "1.0×"
+    assert line["Tucker-2"] == "6.50× (4.00× to 9.00×)"
+    assert line["CP, three-way"] == "1.00×"
     assert "benchmarks/forms.py" in repr(tables.forms([]))
 
 

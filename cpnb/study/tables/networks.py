@@ -152,11 +152,10 @@ def forms(rows: list[dict] | None = None) -> Table:
         "rate": ("fewer multiplies", times),
         "layers": ("layers", "{}"),
         "CP": ("CP, relative error", lambda error: f"{error:.2f}"),
-        **{form: (f"{form}, squared error over CP's", times) for form in others},
+        **{form: (form, "{:.2f}×") for form in others},
     }
-    told = (
-        "relative error of a layer's outputs, fitted to its patches; median and range of layers; "
-    )
+    told = "CP: relative error of a layer's outputs; other forms: squared error over CP's; "
+    told += "median and range of layers; "
     return show(lines, columns, to_be_made(FORMS), told + hardware(runs))
 
 
