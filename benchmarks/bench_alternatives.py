@@ -83,7 +83,7 @@ def compare(net, plan, images, test, factor, options):
         cpnb.record(
             "alternatives", **row, net=f"resnet{options.depth}", batch=BATCH, dataset="cifar10",
             test_size=len(test), factor=factor, method=row["name"],
-            parameters={"seconds": options.seconds},
+            parameters={"seconds": options.seconds, "halved": saturates()},
         )  # fmt: skip
 
 

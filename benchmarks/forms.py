@@ -16,8 +16,9 @@ Tucker-2              1×1, d×d, 1×1 (Kim et al., 2016)            S·A + d²�
 
 Each form is fitted to the covariance of the layer's input patches, as `cpnb.fit_to_patches` does it
 for CP: L-BFGS on all parts but the last, which follows from them (reduced-rank regression where the
-last is of low rank). Channel ranks A and B are the best of five shares of S and T. One record a
-layer and rate, with the relative error of each form.
+last is of low rank). The channel rank A is the best of five shares of S; B is the same share of T
+(CP after Tucker-2), or what the budget leaves (Tucker-2). One record a layer and rate, with the
+relative error of each form.
 """
 
 import argparse
@@ -144,7 +145,10 @@ def leading(kernel, rank: int):
 
 
 def fitted(target, sigma, parts, basis, most: int | None = None) -> float:
-    """The error of the best last layer on the best basis; of rank `most` if that is given."""
+    """The error of the best last layer on the best basis; of rank `most` if that is given.
+
+    The share of the ridge is counted; it is a tenth of `fit_to_patches`'s, as in `compress`.
+    """
     product = target @ sigma
     whole = (product * target).sum()
     parts = [part.clone().requires_grad_() for part in parts]

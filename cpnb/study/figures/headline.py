@@ -103,7 +103,7 @@ def _charnets(rows: list[dict]) -> list[Point]:
 def _resnets(rows: list[dict]) -> list[Point]:
     """One net a factor was timed; points lost are the median of the samples of images.
 
-    These nets may be newer than the one that was timed, at slightly other ranks.
+    These nets are not the one that was timed, but other fits, at slightly other ranks.
     """
     timed = chosen(rows, claim="alternatives", name="CP by the plan", net="resnet20")
     fitted = chosen(rows, claim="compress", allocation="plan", net="resnet20")

@@ -185,7 +185,7 @@ def alternatives(rows: list[dict] | None = None) -> Table:
     runs = newest(runs, "net", "on", "name", "factor")
     dense = {(run["net"], run["on"]): run["multiplies"] for run in runs if run["name"] == "dense"}
     runs = [
-        run | {"factor": run["factor"] and dense[run["net"], run["on"]] / run["multiplies"]}
+        run | {"factor": run["factor"] and _own_factor(run, dense.get((run["net"], run["on"])))}
         for run in runs
     ]
     runs.sort(key=lambda run: run["net"])  # what one net gains on two processors stands together
@@ -206,6 +206,11 @@ def alternatives(rows: list[dict] | None = None) -> Table:
     told += "the dense net in the fastest of PyTorch (no torch.compile), ONNX Runtime, OpenVINO; "
     told += f"accuracies: {sureness(runs, 'accuracy')}; "
     return show(runs, columns, to_be_made(ALTERNATIVES), told + hardware(runs))
+
+
+def _own_factor(run: dict, dense: float | None) -> float:
+    """How many times fewer multiplies a net takes itself, or was to take if that is unknown."""
+    return dense / run["multiplies"] if dense else run["factor"]
 
 
 def _at_most(name: str) -> str:
