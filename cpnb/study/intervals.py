@@ -28,8 +28,13 @@ def widest(counted: Iterable[tuple[float, int]]) -> str:
     ----------
     counted : iterable of (share, images)
     """
+    return f"95% intervals up to {half(counted)}"
+
+
+def half(counted: Iterable[tuple[float, int]]) -> str:
+    """Half of the widest of these 95% intervals: "±2.4 points"."""
     halves = [(high - low) / 2 for low, high in (wilson(*one) for one in counted)]
-    return f"95% intervals up to ±{100 * max(halves, default=0):.1f} points"
+    return f"±{100 * max(halves, default=0):.1f} points"
 
 
 def sureness(runs: list[dict], *keys: str) -> str:

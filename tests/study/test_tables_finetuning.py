@@ -125,6 +125,8 @@ def test_plain_starts_are_told_with_the_error_of_conv2_the_best_first():
 def test_seeds_and_own_runs_have_a_line_each():
     rows = [run(0), run(1, finetuned=0.89), run(0, parameters=NLS | {"dataset": "characters"})]
     assert [line["fine-tuned"] for line in lines(tables.seeds(rows))] == ["90.0%", "89.0%"]
+    unsure = tables.seeds([run(0, accuracy_finetuned_good=0.75)]).caption
+    assert "up to ±1.6 points, on GoodImg alone (956) ±2.7 points" in unsure
     quick = run(0, claim="quickstart", notebook="00_quickstart", ranks=[64], bound=6.5)
     del quick["parameters"]  # a row from before they were recorded
     last, newest = lines(tables.own_runs([*rows, quick], most=2))

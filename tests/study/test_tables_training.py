@@ -33,6 +33,13 @@ def test_the_run_is_told_with_units_and_its_machine_above():
     )
 
 
+def test_the_caption_is_as_unsure_as_its_least_sure_column():
+    caption = tables.training([trained(accuracy_good=0.5)]).caption
+    assert "up to ±3.2 points" in caption  # of 956 characters, not of 1,510
+    caption = tables.training([trained(accuracy_drawn=0.5)]).caption
+    assert "up to ±2.2 points" in caption  # of 2,000
+
+
 def test_seeds_are_spread_over_one_line_and_older_code_left_out():
     rows = [trained(5, commit="old", accuracy=0.5), trained(accuracy=0.6), trained(accuracy=0.91)]
     (line,) = lines(tables.training([*rows, trained(seed=1, accuracy=0.93)]))

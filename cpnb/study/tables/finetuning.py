@@ -8,7 +8,7 @@ from torch import nn
 
 from cpnb.runs.records import recorded, results_path
 from cpnb.study.commands import LOWER, REPLICATE, RUN_04
-from cpnb.study.intervals import GOOD, sureness, widest
+from cpnb.study.intervals import GOOD, half, sureness
 from cpnb.study.machines import hardware
 from cpnb.study.recording import fits
 from cpnb.study.selection import (
@@ -214,7 +214,7 @@ def _sure_of_both(runs: list[dict]) -> str:
         for run in runs if run["dataset"] == "chars74k"
         for key in ("accuracy_baseline", "accuracy_finetuned")
     ]  # fmt: skip
-    return f"{told}, on GoodImg alone ({GOOD}) {widest(good).split()[-2]} points" if good else told
+    return f"{told}, on GoodImg alone ({GOOD}) {half(good)}" if good else told
 
 
 def own_runs(rows: list[dict] | None = None, most: int = 25) -> Table:
