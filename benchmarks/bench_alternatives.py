@@ -60,7 +60,7 @@ def compare(net, plan, images, test, factor, options):
         nets["ResNet-20"] = (cpnb.load_cifar_resnet(20, options.smaller), "its own training")
     functions, facts = {}, {}
     for name, (model, needs) in nets.items():
-        found = contenders(model, example, torch.get_num_threads(), with_compile=False)
+        found = contenders(model, example, torch.get_num_threads(), with_compile=True)
         functions |= {(name, runtime): f for runtime, f in found.items()}
         facts[name] = {
             "accuracy": cpnb.accuracy(model, test),

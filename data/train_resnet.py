@@ -5,8 +5,8 @@
         --start cifar10-resnets/resnet20.safetensors --lr 0.03 --save-to resnet20.safetensors
 
 A copy of CIFAR-10 that was saved as JPEG differs from the images that public weights were trained
-on; three epochs on the copy make up for it. The run writes a checkpoint after each epoch and goes
-on from there when it is started again. The weights of the last epoch are kept.
+on; three epochs on the copy make up for a part of it. The run writes a checkpoint after each epoch
+and goes on from there when it is started again. The weights of the last epoch are kept.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute as NbgraderExecute
-from nbgrader.utils import is_grade
+from nbgrader.utils import is_grade, is_locked
 from traitlets import Integer
 
 from cpnb.course.guards import JailedKernel, Watch, empty, end_all
@@ -88,7 +88,7 @@ class Execute(NbgraderExecute):
     def _problem_of(self, cell, index):
         """Run the cell; what it did to the kernel, as an output, or None."""
         self._ended, self._watch.why, self._printed = False, "", 0
-        seconds = self._seconds_for()
+        seconds = self._seconds_for(cell)
         try:
             # Tests leave no trace in the history, where later cells could read them.
             self.execute_cell(cell, index, store_history=not is_grade(cell))
@@ -139,5 +139,8 @@ class Execute(NbgraderExecute):
             return None
         return super().output(outs, msg, display_id, cell_index)
 
-    def _seconds_for(self, cell=None) -> int:
-        return max(1, math.ceil(min(self.timeout or 1e9, self._deadline - time.monotonic())))
+    def _seconds_for(self, cell) -> int:
+        """The cell's own time; one that is given, as the imports, may take all that is left."""
+        given = is_locked(cell) and not is_grade(cell)
+        own = math.inf if given or not self.timeout else self.timeout
+        return max(1, math.ceil(min(own, self._deadline - time.monotonic())))

@@ -42,6 +42,8 @@ class Marks:
             yield
         except WrongAnswer as wrong:
             message = str(wrong)
+        except NotImplementedError:  # of a function that the test calls past the adapter
+            message = "not answered yet"
         except (Exception, SystemExit) as error:  # of the student's code: costs this part only
             message = f"your code stopped with {type(error).__name__}: {error}"
         self.parts.append({

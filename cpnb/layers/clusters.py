@@ -8,7 +8,6 @@ served by one direction: clusters gather around lines through the origin, not ar
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 MAX_SWEEPS = 50
@@ -82,6 +81,8 @@ def _leading(items: Tensor) -> Tensor:
 
 def _assign(explained: Tensor) -> Tensor:
     """The balanced assignment that explains most: (n, count) → labels (n,)."""
+    from scipy.optimize import linear_sum_assignment  # here: it takes a second to load
+
     n, count = explained.shape
     places = explained.repeat_interleave(n // count, dim=1)  # n places, n / count a cluster
     _, columns = linear_sum_assignment(places.numpy(), maximize=True)

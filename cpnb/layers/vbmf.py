@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 
@@ -38,6 +37,8 @@ def _threshold(alpha: float) -> float:
 
 def _noise_variance(squares: np.ndarray, alpha: float, threshold: float) -> float:
     """The σ² of least free energy, Σ_h ψ(γ_h²/(M σ²)) with the terms that σ² alone moves."""
+    from scipy.optimize import minimize_scalar  # here: it takes a second to load
+
     rows = len(squares)
     most = max(0, min(math.ceil(rows / (1 + alpha)) - 1, rows - 1))  # signals that can be found
     upper = squares.mean()

@@ -21,7 +21,7 @@ BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
 MARKS = {"C": "confirmed", "U": "unconfirmed", "A": "our arithmetic", "O": "ours"}
 # Heading of each table: marks of its claims, and what its second column is.
 PARTS = {
-    "Claims of the paper and of its rivals": ("CA", "its paper"),
+    "Claims of the paper and of its rivals": ("CA", "its paper, or our arithmetic"),
     "Questions of ours": ("U", "asked"),
     "Beyond the paper": ("O", "–"),
 }

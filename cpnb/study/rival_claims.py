@@ -99,7 +99,7 @@ def against_the_best_rival(rows):
     brief = (
         f"{ours['speedup']:.1f}× (bounded NLS; {ours['bound']:.1f} times fewer multiplies) against "
         f"{theirs['speedup']:.1f}× ({NAMES[theirs['method']]}; {theirs['bound']:.1f}){and_later}; "
-        f"over dense in PyTorch; test drops {lost} points"
+        f"over dense in PyTorch; test drops (range of seeds) {lost} points"
     )
     verdict = _of_ratio(plain) if _kept(ours) and _kept(theirs) else LOST
     return Finding(here, verdict, [*ours["runs"], *theirs["runs"]], brief)

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from tiny import answered, changed, write_course
 
+from cpnb.course.execute import Execute
 from cpnb.course.grade import find_submissions, grade_all, main
 from cpnb.course.masters import find_assignment, grade_id, release
 
@@ -146,6 +147,15 @@ def batch(tmp_path_factory):
         submissions = find_submissions(folder / "submitted", assignment, out)
         results = grade_all(submissions, assignment, OPTIONS)
     return folder, assignment, deserved, {result["student"]: result for result in results}
+
+
+def test_imports_that_take_long_on_a_busy_machine_cost_nobody_points(tmp_path):
+    """Only a student's own cells, and their tests, have the limit of a cell."""
+    master = write_course(tmp_path).master
+    step = Execute(timeout=5)
+    step._deadline = time.monotonic() + 60
+    seconds = {grade_id(cell): step._seconds_for(cell) for cell in master.cells}
+    assert (seconds["setup"], seconds["double"], seconds["test-double"]) == (60, 5, 5)
 
 
 def test_everybody_is_graded_and_gets_what_the_answers_deserve(batch):

@@ -55,6 +55,16 @@ def test_an_exception_costs_its_part_only(error):
     assert f"your code stopped with {type(error).__name__}" in marks.parts[0]["message"]
 
 
+def test_a_function_that_is_called_past_the_adapter_may_be_unanswered():
+    def answer():
+        raise NotImplementedError
+
+    marks = Marks(1)
+    with marks.part(1, "drawn"):
+        Answers({"plot": answer}).function("plot")()
+    assert marks.parts[0]["message"] == "not answered yet"
+
+
 def changes(x):
     x += 1
     return x

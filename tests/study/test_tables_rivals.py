@@ -80,7 +80,7 @@ def test_nets_are_chosen_by_validation_and_told_on_test():
 def test_like_multiplies_are_within_a_twentieth():
     table = tables.rivals_at_like_multiplies([64, 64], ROWS)
     assert column(table, "method") == ["Jaderberg, scheme 2", "CP, NLS (bounded)"][::-1]
-    assert column(table, "of that ratio") == ["50%", "40%"]
+    assert column(table, "speed-up in % of fewer multiplies") == ["50%", "40%"]
     with pytest.raises(ValueError, match=r"ranks=\[1, 1\].*\[64, 64\], \[32, 32\]"):
         tables.rivals_at_like_multiplies([1, 1], ROWS)
 

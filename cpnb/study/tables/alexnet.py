@@ -145,7 +145,7 @@ def alexnet_latencies(rows: list[dict] | None = None) -> Table:
         "rank": ("R in each group", "{}"),
         "dense": ("dense (ms)", rounded),
         "speedup": ("speed-up over dense in PyTorch, factored", "{:.2f}×"),
-        "speedup_optimised": ("optimised", "{:.2f}×"),
+        "speedup_optimised": ("… optimised", "{:.2f}×"),
         "bound": ("fewer multiplies", "{:.2f}×"),
     }
     if len({line["on"] for line in lines}) > 1:  # else the caption tells it

@@ -24,7 +24,7 @@ def claims(rows: list[dict] | None = None) -> Table:
     rows : list of dict, optional
         Records; the committed ones by default.
     """
-    return _table(rows, "CA", {"claim": "claim", "paper": "its paper"} | LAST)
+    return _table(rows, "CA", {"claim": "claim", "paper": "its paper, or our arithmetic"} | LAST)
 
 
 def questions(rows: list[dict] | None = None) -> Table:

@@ -169,7 +169,7 @@ def conv1_too(rows: list[dict] | None = None) -> Table:
         "seeds": ("seeds", "{}"),
     }
     caption = (
-        "CharNet on Chars74K, fine-tuned; drop: mean and range of the seeds; accuracies: "
+        "CharNet on Chars74K, fine-tuned; drop: mean and range of the seeds; accuracies behind it: "
         f"{sureness(runs, 'accuracy_baseline', 'accuracy_finetuned')}"
     )
     return show(lines, columns, to_be_made(LOWER), caption)

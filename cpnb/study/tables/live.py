@@ -43,7 +43,7 @@ def solver_results(results: dict) -> Table:
         "solver": ("solver", "{}"),
         "error": ("relative error", "{:.4f}"),
         "degeneracy": ("degeneracy", rounded),
-        "steps": ("steps", "{}"),
+        "steps": ("steps, sweeps or terms", "{}"),
         "seconds": ("seconds", "{:.2f}"),
     }
     return show(rows, columns)

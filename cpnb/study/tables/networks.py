@@ -108,7 +108,8 @@ def tuned(rows: list[dict] | None = None) -> Table:
     tune = (
         "benchmarks/finetune_compressed.py resnet20 --weights FILE --teacher --epochs 10 --lr 0.05"
     )
-    sure = f"accuracies: {sureness(runs, 'accuracy', 'accuracy_dense')}; "
+    counted = ("accuracy_dense", "accuracy_compressed", "accuracy_finetuned")
+    sure = f"accuracies: {sureness(runs, *counted)}; "
     made = to_be_made(f"{COMPRESS} {KEEP} && {tune}")
     return show(lines, columns, made, TUNED + sure + hardware(runs))
 

@@ -101,7 +101,7 @@ def rivals_at_like_multiplies(ranks: list[int], rows: list[dict] | None = None) 
     points = compared(chosen(rows))
     like = like_multiplies(points, ranks)
     lines = [_line(point) | {"share": point["speedup"] / point["bound"]} for point in like]
-    columns = RECORDED | {"share": ("of that ratio", "{:.0%}")}
+    columns = RECORDED | {"share": ("speed-up in % of fewer multiplies", "{:.0%}")}
     return show(lines, columns, to_be_made(RIVALS), conditions(like))
 
 

@@ -119,7 +119,8 @@ def solver_seconds(rows: list[dict] | None = None) -> Table:
         "factor": ("bounded is sooner by", "{:.0f}×"),
         "seeds": ("seeds", "{}"),
     }
-    return show(lines, columns, MISSING, f"median (range) over seeds; {hardware(shown)}")
+    caption = f"median (range) over seeds, of errors ± half the range; {hardware(shown)}"
+    return show(lines, columns, MISSING, caption)
 
 
 def _seconds_to(ours: dict | None, theirs: dict) -> float | None:

@@ -224,7 +224,7 @@ def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "c
     groups = _inference_runs(rows, "case", "dtype", **on)
     groups = [same for group in groups for same in grouped(group, "machine")]
     nets = list(dict.fromkeys(_of(group[-1]) for group in groups))
-    groups.sort(key=lambda group: nets.index(_of(group[-1])))  # a net's rows stand together
+    groups.sort(key=lambda group: _place(group[-1], nets))
     lines = []
     for group in groups:
         last = group[-1]
@@ -249,6 +249,11 @@ def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "c
     }
     caption = hardware([run for group in groups for run in group])
     return _of_machines(lines, columns, caption, BENCHMARK)
+
+
+def _place(run: dict, nets: list[str]) -> tuple:
+    """A net's rows stand together, and among them those of like multiplies, a case's after all."""
+    return nets.index(_of(run)), round(run["bound"], 2), run["case"]
 
 
 def _of(run: dict) -> str:
