@@ -2,14 +2,15 @@
 
     CPNB_DATA=... python benchmarks/bench_compress.py resnet20 --weights resnet20.safetensors
     CPNB_DATA=... python benchmarks/bench_compress.py squeezenet --factors 2 3
+    python benchmarks/bench_compress.py charnet --factors 2 3 4
     python benchmarks/bench_compress.py resnet18 --factors 2.4 --images 128    # how long it takes
 
 Both get the same fits (`cpnb.compress`) at the same number of multiplies. ResNets see a random
 sample of CIFAR-10's training images, as they are and mirrored; the drop is counted on its 10,000
-test images. SqueezeNet's 3×3 layers are fitted to one half of the ImageNet sample and evaluated on
-the other, and the other way round; its factors count multiplies in those layers alone. Of
-torchvision's ResNet-18 (224², random weights and images) the time alone is measured. One record a
-net, factor, seed and allocation.
+test images. CharNet sees drawn characters, and is tested on 10,000 others. SqueezeNet's 3×3 layers
+are fitted to one half of the ImageNet sample and evaluated on the other, and the other way round;
+its factors count multiplies in those layers alone. Of torchvision's ResNet-18 (224², random weights
+and images) the time alone is measured. One record a net, factor, seed and allocation.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import cpnb
 from cpnb.nets.squeezenet import expand_layers
 from cpnb.training.divergence import divergence
 
-NETS = ("resnet20", "resnet56", "squeezenet", "resnet18")
+NETS = ("resnet20", "resnet56", "charnet", "squeezenet", "resnet18")
 
 
 def main():
@@ -37,17 +38,23 @@ def main():
     parser.add_argument("--allocations", nargs="+", default=["plan", "one rate"])
     parser.add_argument("--save-to", help="keep the planned nets: a path with {factor}")
     options = parser.parse_args()
-    {"squeezenet": squeezenet, "resnet18": duration}.get(options.net, resnet)(options)
+    {"squeezenet": squeezenet, "resnet18": duration}.get(options.net, trained)(options)
 
 
-def resnet(options):
-    net = cpnb.load_cifar_resnet(int(options.net.removeprefix("resnet")), options.weights)
-    train, test = (cpnb.load_dataset("cifar10", split) for split in ("train", "test"))
+def trained(options):
+    """Small nets: a random sample of training images, all test images."""
+    if options.net == "charnet":
+        net, dataset, size = cpnb.load_charnet(options.weights), "characters", {"size": 10_000}
+    else:
+        depth = int(options.net.removeprefix("resnet"))
+        net, dataset, size = cpnb.load_cifar_resnet(depth, options.weights), "cifar10", {}
+    train, test = (cpnb.load_dataset(dataset, split, **size) for split in ("train", "test"))
     dense = cpnb.accuracy(net, test)
     for seed in options.seeds:
         generator = torch.Generator().manual_seed(seed)
         chosen = train.images[torch.randperm(len(train), generator=generator)[: options.images]]
-        data = torch.cat([chosen, chosen.flip(3)])
+        # A mirrored letter is another one, or none.
+        data = chosen if options.net == "charnet" else torch.cat([chosen, chosen.flip(3)])
         start = time.perf_counter()
         plan = cpnb.plan(net, data[:64], data, multiplies=0.9)
         seconds_plan = time.perf_counter() - start
@@ -60,7 +67,7 @@ def resnet(options):
                     cpnb.save_factored(small, options.save_to.format(factor=factor, seed=seed))
                 record(
                     options, row, factor=factor, seed=seed, accuracy_dense=dense, accuracy=accuracy,
-                    drop=dense - accuracy, test_size=len(test), dataset="cifar10",
+                    drop=dense - accuracy, test_size=len(test), dataset=dataset,
                     images=options.images, seconds_plan=seconds_plan,
                 )  # fmt: skip
 

@@ -26,7 +26,7 @@ TUNED = "CIFAR-10 as a JPEG copy; below 0: above the dense net as it was; median
 FORMER_SHARE = 0.9  # of a teacher, in records that do not tell it
 NETS = {
     "resnet20": "ResNet-20", "resnet56": "ResNet-56", "squeezenet": "SqueezeNet, 3×3 layers",
-    "resnet18": "ResNet-18",
+    "resnet18": "ResNet-18", "charnet": "CharNet",
 }  # fmt: skip
 
 
@@ -67,8 +67,10 @@ def compressions(rows: list[dict] | None = None) -> Table:
         "seeds": ("samples of images", "{}"),
         "seconds": ("seconds to compress", "{:.0f}"),
     }
-    told = "no label, no training; CIFAR-10 as a JPEG copy; median and range; accuracies: "
+    told = "no label, no training; ResNets on CIFAR-10, a JPEG copy; median and range; accuracies: "
     told += f"{sureness(runs, 'accuracy', 'accuracy_dense')}; "
+    if any(run["net"] == "charnet" for run in runs):
+        told += "CharNet: drawn characters; "
     if any(run["net"] == "squeezenet" for run in runs):
         told += "SqueezeNet: ImageNet images, top-5, multiplies of its 3×3 layers alone; "
     return show(lines, columns, to_be_made(COMPRESS), told + hardware(runs))
