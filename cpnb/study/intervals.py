@@ -43,6 +43,15 @@ def half(counted: Iterable[tuple[float, int]]) -> str:
 
 
 def sureness(runs: list[dict], *keys: str) -> str:
-    """The same of the accuracies in `keys` of recorded runs, counted on their `test_size`."""
+    """The same of the accuracies in `keys` of recorded runs, counted on their `test_size`.
+
+    Raises
+    ------
+    KeyError
+        No run has one of the keys: the caption would be surer than its table.
+    """
+    for key in keys:
+        if runs and all(run.get(key) is None for run in runs):
+            raise KeyError(f"none of {len(runs)} runs has {key!r}")
     known = ((run.get(key), run["test_size"]) for run in runs for key in keys)
     return widest((share, images) for share, images in known if share is not None)

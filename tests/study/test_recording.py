@@ -133,5 +133,5 @@ def test_claims_understand_what_notebooks_02_and_03_record(results, monkeypatch)
     assert "91.0% (89.4 to 92.3) of all 1,510 characters" in baseline.here
     assert told["NLS against greedy deflation"].verdict == "yes; one seed, so no spread is known"
     assert told["Low-rank CP is unstable"].verdict == (
-        "terms cancel in plain NLS, one seed; not in bounded NLS"
+        "terms cancel in plain NLS, on CharNet, one seed; not in bounded NLS"
     )

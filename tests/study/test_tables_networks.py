@@ -20,19 +20,21 @@ def row(claim, **columns):
 def test_the_plan_stands_beside_one_rate_with_the_range_of_the_samples():
     rows = [
         row("compress", net="resnet20", factor=2.0, allocation=how, seed=seed, drop=drop,
-            accuracy_dense=0.9, seconds=30, test_size=10_000)
+            accuracy_dense=0.9, accuracy=0.9 - drop, seconds=30, test_size=10_000)
         for how, seed, drop in (("plan", 0, 0.01), ("plan", 1, 0.02), ("one rate", 0, 0.04))
     ]  # fmt: skip
     told = repr(tables.compressions(rows))
     assert "90.0% (89.4 to 90.6)" in told  # the 95% interval on 10,000 images
     assert "ResNet-20" in told and "1.50" in told and "(1.00 to 2.00)" in told and "4.00" in told
     assert "bench_compress" in repr(tables.compressions([]))
+    assert "CharNet: drawn characters" in repr(tables.compressions([rows[0] | {"net": "charnet"}]))
 
 
 def test_fine_tuned_nets_stand_beside_the_dense_one_with_the_range_of_the_samples():
     rows = [
         row("compress-finetune", net="resnet20", factor=factor, seed=seed, epochs=5, drop=drop,
-            accuracy_dense=0.9, accuracy_compressed=0.9 - before, teacher=share is not None,
+            accuracy_dense=0.9, accuracy_compressed=0.9 - before, accuracy_finetuned=0.5,
+            teacher=share is not None,
             test_size=10_000,
             parameters={"lr": 0.02, "share": share})
         for share in (None, 0.4)
@@ -40,6 +42,7 @@ def test_fine_tuned_nets_stand_beside_the_dense_one_with_the_range_of_the_sample
             (3.7, 0, 0.03, 0.004), (3.7, 1, 0.02, 0.002), (1.0, 0, 0.0, -0.01))
     ]  # fmt: skip
     told = repr(tables.tuned(rows))
+    assert "95% intervals up to ±1.0 points" in told  # of 50%, the least sure of them
     assert told.count("40%") == told.count(" – ") == 2  # with a teacher, and without
     assert "-1.00" in told and "0.02" in told
     assert "2.50 (2.00 to 3.00)" in told and "0.30 (0.20 to 0.40)" in told
@@ -78,9 +81,12 @@ def test_alternatives_name_their_figures():
     assert list(told.data["speed-up over the dense net"]) == ["2.5×", "1.2×", "2.5×"]
     assert "AVX512" in told.data["on"][1] and "AVX512" not in told.data["on"][0]
     told = repr(told)
+    assert "PyTorch (no torch.compile on Some CPU (AVX2), Some CPU (AVX512)), ONNX Runtime" in told
     assert "accuracies: 95% intervals up to ±3.3 points" in told
     assert "int8 (NNCF)" in told and "2.5×" in told and "batches of 64" in told
     assert "1.25 ± 0.25" in told and "3.50" in told
+    compiled = other | dense | {"latencies": {"torch.compile": 2.0}}
+    assert "no torch.compile" not in repr(tables.alternatives([compiled, pruned]))
     told = tables.alternatives([other | dense, pruned]).data
     assert list(told["in its place"])[1] == "channels pruned, at most as many multiplies as CP"
     assert list(told["fewer multiplies"]) == ["–", "2.5×"], "its own, not what was asked for"

@@ -66,5 +66,5 @@ def test_multiplies_of_each_layer_and_their_share():
 def test_where_solvers_ended():
     cp = cpnb.cp_als(torch.randn(3, 4, 5), 2, n_iter_max=7, tol=0.0)
     (line,) = lines(tables.solver_results({"ALS": cp}))
-    assert line["solver"] == "ALS" and line["steps"] == "7"
+    assert line["solver"] == "ALS" and line["steps, sweeps or terms"] == "7"
     assert line["relative error"] == f"{cp.rel_error:.4f}"

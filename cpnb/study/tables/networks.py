@@ -206,9 +206,18 @@ def alternatives(rows: list[dict] | None = None) -> Table:
         "labels": ("needs", "{}"),
     }
     told = f"batches of {runs[-1]['batch']}; {SCATTER}; " if runs else ""
-    told += "the dense net in the fastest of PyTorch (no torch.compile), ONNX Runtime, OpenVINO; "
+    told += (
+        f"the dense net in the fastest of PyTorch{_without_compile(runs)}, ONNX Runtime, OpenVINO; "
+    )
     told += f"accuracies: {sureness(runs, 'accuracy')}; "
     return show(runs, columns, to_be_made(ALTERNATIVES), told + hardware(runs))
+
+
+def _without_compile(runs: list[dict]) -> str:
+    """ " (no torch.compile on some CPU)": where the benchmark's code was an earlier one."""
+    compiled = {(run["net"], run["on"]) for run in runs if "torch.compile" in run["latencies"]}
+    left = {run["on"] for run in runs if (run["net"], run["on"]) not in compiled}
+    return f" (no torch.compile on {', '.join(sorted(left))})" if left else ""
 
 
 def _own_factor(run: dict, dense: float | None) -> float:
