@@ -19,6 +19,7 @@ NOTEBOOKS = $(filter-out %.failed.ipynb,$(sort $(wildcard notebooks/[0-9]*.ipynb
 REPLICATED = $(filter notebooks/00_% notebooks/01_% notebooks/02_% notebooks/03_% notebooks/04_% \
 	notebooks/05_% notebooks/06_% notebooks/07_% notebooks/08_% notebooks/09_%,$(NOTEBOOKS))
 REPORTED = $(filter notebooks/10_%,$(NOTEBOOKS))
+LONGEST_FIRST = $(filter notebooks/09_%,$(NOTEBOOKS)) $(filter-out notebooks/09_%,$(NOTEBOOKS))
 OUT = $(RESULTS)/$(SIZE)
 PARAMETERS = notebooks/parameters/$(SIZE).yaml
 
@@ -26,6 +27,9 @@ PARAMETERS = notebooks/parameters/$(SIZE).yaml
 RECORD_TIME = $(PYTHON) -c 'import sys, time, cpnb; t, s, size, start = sys.argv[1:]; \
 	cpnb.record("make", target=t, size=size, status=int(s), seconds=time.time() - int(start))' \
 	$(1) $(2) $(SIZE) $(START)
+
+# A process a core; the tests of a file, or of a notebook, in one of them.
+TOGETHER = --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -68,11 +72,10 @@ replicate: $(STAMP) ## the main job: notebooks 00 to 10; an interrupted one is t
 	exit $$status
 
 test: $(STAMP) ## unit tests, every notebook by nbval, and by papermill with tiny parameters
-	$(PYTHON) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
-		--no-loadscope-reorder --durations=15
+	$(PYTHON) -m pytest $(TOGETHER) --durations=15
 	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
-	CPNB_RESULTS="$$results" $(PYTHON) -m pytest --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=600 --durations=5 $(NOTEBOOKS)
+	CPNB_RESULTS="$$results" OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TOGETHER) --nbval-lax \
+		--nbval-current-env --nbval-cell-timeout=600 --durations=5 $(LONGEST_FIRST)
 	@$(call RECORD_TIME,test,0)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab

@@ -189,6 +189,10 @@ def test_09_the_plan_against_one_rate(rows):
     )
     assert told in words("09")
     assert all(share <= 0.5 for share in shares(rows, "resnet56").values()), "half or less"
+    charnet = shares(rows, "charnet")
+    assert "a quarter at 2 and 3 times fewer, six tenths at 4 times" in words("09")
+    assert round(4 * charnet[2.0]) == round(4 * charnet[3.0]) == 1
+    assert round(10 * charnet[4.0]) == 6
 
 
 def test_09_images_of_squeezenet(rows):
