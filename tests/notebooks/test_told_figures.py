@@ -142,7 +142,7 @@ def test_09_without_instructions_for_int8(rows):
     mild, strong = ("CP by the plan", 1.9), ("CP by the plan", 3.7)
     assert f"is {speeds[mild]:.1f}× as fast, for {lost[mild]:.1f} points" in page
     assert f"that still works, {speeds[strong]:.1f}×, for {lost[strong]:.1f} points" in page
-    told = f"({speeds[strong]:.1f}× against {most:.1f}×, over dense in the same run), and loses "
+    told = f"(ResNet-20, one run: {speeds[strong]:.1f}× against {most:.1f}×, over dense in the same run), and loses "
     assert told + f"{lost[strong]:.1f} points" in page
     assert all(speeds[strong] > speed for key, speed in speeds.items() if lost[key] < 5
                and key != strong), "the fastest net that still works"  # fmt: skip
