@@ -142,8 +142,8 @@ def test_09_without_instructions_for_int8(rows):
     mild, strong = ("CP by the plan", 1.9), ("CP by the plan", 3.7)
     assert f"is {speeds[mild]:.1f}× as fast, for {lost[mild]:.1f} points" in page
     assert f"that still works, {speeds[strong]:.1f}×, for {lost[strong]:.1f} points" in page
-    told = f"(ResNet-20, one run: {speeds[strong]:.1f}× against {most:.1f}×, over dense in the same run), and loses "
-    assert told + f"{lost[strong]:.1f} points" in page
+    told = f"(ResNet-20, one run: {speeds[strong]:.1f}× against {most:.1f}×, over dense in the same"
+    assert f"{told} run), and loses {lost[strong]:.1f} points" in page
     assert all(speeds[strong] > speed for key, speed in speeds.items() if lost[key] < 5
                and key != strong), "the fastest net that still works"  # fmt: skip
     assert all(speeds["bfloat16", factor] <= 1 for factor in (1.9, 3.7)), "it gains nothing"
