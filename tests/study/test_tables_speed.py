@@ -75,6 +75,14 @@ def test_of_one_code_on_two_processors_each_has_its_line():
     ]
 
 
+def test_a_net_s_rows_stand_together_by_their_multiplies():
+    cases = [("A, R=20, batch 32", 4.0), ("B", 1.0), ("A, R=30, batch 1", 2.0),
+             ("A, R=20, batch 1", 4.0)]  # fmt: skip
+    rows = [optimised(5.0, case=case, bound=bound) for case, bound in cases]
+    told = [line["net or layer, and input"] for line in lines(tables.inference(rows))]
+    assert told == ["A, R=30, batch 1", "A, R=20, batch 1", "A, R=20, batch 32", "B"]
+
+
 def test_processors_are_compared_by_the_newest_code_on_each():
     rows = [
         optimised(5.0, "older", simd=None), optimised(8.0, "old"), optimised(9.0), optimised(9.2),
