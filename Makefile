@@ -89,7 +89,7 @@ report: $(STAMP) ## the claims from the committed records: README's table and fi
 	@$(PYTHON) -m cpnb report --readme
 
 notebooks: $(STAMP) ## execute all notebooks in place at their short size and keep the outputs
-	$(PYTHON) -m cpnb sweep --in-place $(NOTEBOOKS)
+	CPNB_REMEMBER=0 $(PYTHON) -m cpnb sweep --in-place $(NOTEBOOKS)  # a page measures for itself
 
 assignments: $(STAMP) ## build what students get (release/, otter/), and test the tests of the assignments
 	$(PYTHON) -m cpnb assignments
