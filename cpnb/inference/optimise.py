@@ -43,6 +43,10 @@ def optimize_for_inference(model: nn.Module, example: Tensor) -> nn.Module:
     Layers that compute more than their types and weights tell (subclasses, hooks, parametrized
     weights) stay as they are; the report says why.
 
+    What was measured is kept in the user's cache folder and taken over the next time. If the
+    machine was busy then, set CPNB_REMEMBER=0 in the environment, or delete the folder's
+    ``measurements.json``.
+
     Parameters
     ----------
     model : nn.Module
