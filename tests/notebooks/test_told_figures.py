@@ -13,6 +13,7 @@ from cpnb.study.selection import chosen, grouped, newest, newest_code
 
 ROOT = Path(__file__).resolve().parents[2]
 SATURATED = "f563686427abb1a582b95c4ca077a9af8452daf6"
+PLAIN = "eager NCHW", "channels_last"  # PyTorch without compilation
 TENTHS = {4: "four tenths", 5: "half", 6: "six", 7: "seven tenths"}
 
 
@@ -177,6 +178,19 @@ def test_09_forms(rows):
     assert f"{min(rivals):.1f} to {max(rivals):.1f} times CP's squared error" in page
     lowest, highest = round(100 * (1 - min(joined))), round(100 * (max(joined) - 1))
     assert f"from {lowest}% less to {highest}% more" in page
+
+
+def test_05_the_factored_net_in_pytorch(rows):
+    runs = chosen(rows, claim="inference", case="CharNet, 64 patches", device="cpu", threads=2)
+    speeds = []
+    for run in newest_code([run for run in runs if run.get("simd") == "AVX2"]):
+        by = {
+            net: min(run["latencies"][f"{net}, {how}"]["median_ms"] for how in PLAIN)
+            for net in ("dense", "factored")
+        }
+        speeds.append(by["dense"] / by["factored"])
+    told = f"between {min(speeds):.1f}× and {max(speeds):.1f}× in the five runs with AVX2"
+    assert told in words("05") and len(speeds) == 5
 
 
 def test_09_the_plan_against_one_rate(rows):

@@ -252,7 +252,7 @@ def inference(rows: list[dict] | None = None, threads: int = 2, device: str = "c
 
 
 def _place(run: dict, nets: list[str]) -> tuple:
-    """A net's rows stand together, and among them those of like multiplies, a case's after all."""
+    """A net's rows stand together, among them those of like multiplies, then those of a case."""
     return nets.index(_of(run)), round(run["bound"], 2), run["case"]
 
 
