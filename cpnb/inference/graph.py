@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from cpnb.inference.steps import (
     POOLS,
@@ -29,7 +28,8 @@ from cpnb.inference.steps import (
 )
 from cpnb.layers.cp import CPConv2d
 
-NO_EFFECT = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth)  # in evaluation mode
+NO_EFFECT = (nn.Identity, nn.Dropout, nn.Dropout2d)
+STOCHASTIC_DEPTH = "torchvision.ops.stochastic_depth.StochasticDepth"
 ACTIVATIONS = {
     **{nn.ReLU: "relu", F.relu: "relu", torch.relu: "relu", "relu": "relu", "relu_": "relu"},
     **{nn.ReLU6: "relu6", F.relu6: "relu6", nn.SiLU: "silu", F.silu: "silu", F.relu_: "relu"},
@@ -43,9 +43,14 @@ WEIGHTED = ("conv", "factored", "linear")
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module, name):
-        return isinstance(module, (CPConv2d, StochasticDepth)) or super().is_leaf_module(
-            module, name
-        )
+        whole = isinstance(module, CPConv2d) or _has_no_effect(module)
+        return whole or super().is_leaf_module(module, name)
+
+
+def _has_no_effect(module) -> bool:
+    """In evaluation mode; torchvision's by its name, for to import that takes seconds."""
+    kind = type(module)
+    return kind in NO_EFFECT or f"{kind.__module__}.{kind.__name__}" == STOCHASTIC_DEPTH
 
 
 def steps_of(model: nn.Module, example: Tensor) -> list[Step]:
@@ -136,7 +141,7 @@ def _step(node: fx.Node, traced: fx.GraphModule, made: dict) -> Step | None:
         return concat_step(node, made, shape)
     if len(inputs) != 1 or len(shape) not in (2, 4):
         raise NotTaken(f"there is no step for {name_of(what)}")
-    if type(module) in NO_EFFECT or what in (F.dropout, F.dropout2d):
+    if _has_no_effect(module) or what in (F.dropout, F.dropout2d):
         return inputs[0]
     if what in ACTIVATIONS:
         return Step("activation", inputs, shape, activation=ACTIVATIONS[what])

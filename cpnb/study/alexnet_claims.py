@@ -116,7 +116,7 @@ def nls_against_greedy(rows):
 
 ON_IMAGENET = (
     ".venv/bin/python -m cpnb sweep notebooks/07_alexnet.ipynb -p weights "
-    "caffe-alexnet.safetensors -p dataset imagenet-sample -p ranks [140,200] -p epochs 1"
+    "/path/to/caffe-alexnet.safetensors -p dataset imagenet-sample -p ranks [140,200] -p epochs 1"
 )
 NO_IMAGENET = "not tested yet: needs AlexNet and ImageNet"
 NO_ALEXNET = "not tested yet: no run recorded"

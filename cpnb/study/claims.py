@@ -165,7 +165,7 @@ def surviving_error(rows):
         return None
     errors = [mean(r["rel_error"][i] for r in runs) for i in (0, 1)]
     here = (
-        f"bounded NLS: conv2 {errors[0]:.0%}, conv3 {errors[1]:.0%}; drop after fine-tuning "
+        f"bounded NLS: conv3 {errors[1]:.0%} (conv2 {errors[0]:.0%}); drop after fine-tuning "
         f"{_lost(runs, 'accuracy_finetuned')}"
     )
     kept = _drop(runs, "accuracy_finetuned") <= 1 and errors[1] >= 0.7

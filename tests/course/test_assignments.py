@@ -45,7 +45,7 @@ def test_a_master_reads_well(assignment):
     assert all(re.search(r"★+ · \d+ minutes · \d+ points$", heading) for heading in headings)
     minutes = sum(int(n) for n in re.findall(r"(\d+) minutes ·", text))
     told = int(re.search(r"\*\*Time\.\*\* (\d+) minutes", text)[1])
-    assert 45 <= told <= 90 and abs(minutes - told) <= 3
+    assert 45 <= told == minutes <= 90
     assert text.count("<details><summary>Hint") >= 5 and "**Goals.**" in text
     assert text.count("**Rubric.**") == len(written(master))
     assert all(not cell.get("outputs") for cell in master.cells)

@@ -74,10 +74,24 @@ def test_the_script_for_several_gpus_does_the_same(given, tmp_path, monkeypatch)
     assert (tmp_path / "net.conv2-2.safetensors").is_file()
 
 
-def test_the_kernels_fits_are_recorded_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
-    run_notebook(NOTEBOOK, tmp_path / "07.ipynb", TINY, progress=False)
-    alone, whole = cpnb.recorded(cpnb.results_path(), claim="alexnet-kernel")
+@pytest.fixture(scope="module")
+def without_images(tmp_path_factory):
+    """Where nobody has images, weights or records: rows of the run, and cells as executed."""
+    folder = tmp_path_factory.mktemp("without")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cell = next(c for c in notebook.cells if "figures.use_style()" in c.source)
+    cell.source += "\nfrom cpnb.runs import records\nrecords.published_path = lambda: Path('none')"
+    cell.source = f"from pathlib import Path\n{cell.source}"
+    nbformat.write(notebook, folder / "07_alexnet.ipynb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CPNB_RESULTS", str(folder))
+        run_notebook(folder / "07_alexnet.ipynb", folder / "out.ipynb", TINY, progress=False)
+        rows = cpnb.recorded(cpnb.results_path(), claim="alexnet-kernel")
+    return rows, nbformat.read(folder / "out.ipynb", as_version=4).cells
+
+
+def test_the_kernels_fits_are_recorded_one_by_one(without_images):
+    alone, whole = without_images[0]
     assert (alone["method"], alone["block_diagonal"], alone["rank"]) == ("greedy", False, 2)
     assert (whole["method"], whole["block_diagonal"], whole["rank_per_group"]) == ("nls", True, 2)
     for row in (alone, whole):
@@ -86,17 +100,8 @@ def test_the_kernels_fits_are_recorded_one_by_one(tmp_path, monkeypatch):
         assert 0 < row["rel_error"] < 1 and row["degeneracy"] > 0 and row["seconds"] > 0
 
 
-def test_what_is_not_given_or_not_recorded_is_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("CPNB_RESULTS", str(tmp_path))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    cell = next(c for c in notebook.cells if "figures.use_style()" in c.source)
-    cell.source += "\nfrom cpnb.runs import records\nrecords.published_path = lambda: Path('none')"
-    cell.source = f"from pathlib import Path\n{cell.source}"
-    nbformat.write(notebook, tmp_path / "07_alexnet.ipynb")
-    run_notebook(tmp_path / "07_alexnet.ipynb", tmp_path / "out.ipynb", TINY, progress=False)
-    outputs = [
-        o for c in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in c.get("outputs", [])
-    ]
+def test_what_is_not_given_or_not_recorded_is_told(without_images):
+    outputs = [output for cell in without_images[1] for output in cell.get("outputs", [])]
     printed = "".join(output.get("text", "") for output in outputs)
     shown = "".join(output.data["text/plain"] for output in outputs if "data" in output)
     assert shown.count("nothing recorded yet; this records it: ") == 6
