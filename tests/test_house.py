@@ -32,6 +32,10 @@ DOORS = {"__init__", "__main__"}  # they open every room
 PUBLIC = (ROOT / "tests" / "public_names.txt").read_text().split()
 
 
+def dotted(path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def pins(lines) -> dict:
     requirements = [Requirement(line) for line in lines if line.strip() and line[0] not in "#-"]
     return {canonicalize_name(r.name): str(r.specifier) for r in requirements}
@@ -100,6 +104,17 @@ def imports(path) -> set:
     return names
 
 
+def test_what_takes_seconds_to_import_is_imported_where_it_is_used():
+    """Every kernel and every command would wait for it."""
+    slow, found = {"torchvision", "scipy", "onnx", "onnxruntime", "openvino"}, []
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{dotted(path)}: {n}" for n in names if n.split(".")[0] in slow]
+    assert not found
+
+
 def test_the_house_has_its_rooms_and_nothing_beside_them():
     inside = {path.stem for path in (ROOT / "cpnb").iterdir() if path.name != "__pycache__"}
     assert inside == set(ROOMS) | DOORS
@@ -108,10 +123,6 @@ def test_the_house_has_its_rooms_and_nothing_beside_them():
 def room_of(name: str) -> str:
     """Of a dotted name such as cpnb.cp.nls: cp."""
     return name.split(".")[1]
-
-
-def dotted(path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def arrows() -> list:
