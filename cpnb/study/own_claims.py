@@ -26,8 +26,9 @@ def compressed(net: str, factor: float):
         here = (
             f"{runs[0]['accuracy_dense']:.1%} → {median(r['accuracy'] for r in runs):.1%} at "
             f"{factor} times fewer multiplies: drop {median(drops):.2f} points (median of "
-            f"{counted(len(runs), 'sample')} of {runs[0]['images']} images{ranged}), fitted in "
-            f"{median(r['seconds'] for r in runs):.0f} s; CIFAR-10, JPEG copy"
+            f"{counted(len(runs), 'sample')} of {runs[0]['images']} images{ranged}), planned "
+            f"and fitted in {median(r['seconds_plan'] + r['seconds'] for r in runs):.0f} s; "
+            "CIFAR-10, JPEG copy"
         )
         brief = (
             f"drop {median(drops):.2f} points, CIFAR-10, JPEG copy (median of "
