@@ -1,7 +1,8 @@
 """AlexNet's conv2 decomposed, and the entire network fine-tuned on ImageNet, by any number of GPUs.
 
-    CPNB_DATA=... python benchmarks/alexnet_imagenet.py --ranks 200 140
-    CPNB_DATA=... accelerate launch --num_processes 8 benchmarks/alexnet_imagenet.py --ranks 200 140
+    CPNB_DATA=... .venv/bin/python benchmarks/alexnet_imagenet.py --ranks 200 140
+    CPNB_DATA=... .venv/bin/accelerate launch --num_processes 8 benchmarks/alexnet_imagenet.py \\
+        --ranks 200 140
 
 What section 6 of notebook 07 does, but for the latencies, as a script that Hugging Face Accelerate
 can launch (pip install -e .[accelerate]); several machines: `--num_machines` and what `accelerate

@@ -104,11 +104,19 @@ def imports(path) -> set:
     return names
 
 
+def outside_functions(node):
+    """All nodes of the syntax that run when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from outside_functions(child)
+
+
 def test_what_takes_seconds_to_import_is_imported_where_it_is_used():
     """Every kernel and every command would wait for it."""
     slow, found = {"torchvision", "scipy", "onnx", "onnxruntime", "openvino"}, []
     for path in MODULES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in outside_functions(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             found += [f"{dotted(path)}: {n}" for n in names if n.split(".")[0] in slow]

@@ -48,7 +48,7 @@ class _Tracer(fx.Tracer):
 
 
 def _has_no_effect(module) -> bool:
-    """In evaluation mode; torchvision's by its name, for to import that takes seconds."""
+    """In evaluation mode. Torchvision's is told by its name, as to import it takes seconds."""
     kind = type(module)
     return kind in NO_EFFECT or f"{kind.__module__}.{kind.__name__}" == STOCHASTIC_DEPTH
 

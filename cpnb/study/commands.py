@@ -8,6 +8,10 @@ RUN_05 = SWEEP.format("05_speedup.ipynb")
 LOWER = f"{RUN_04} -p rank_conv2 32 -p rank_conv3 96 -p rank_conv1 24 -p lr 0.003"
 INFERENCE = ".venv/bin/python benchmarks/bench_inference.py"
 REPLICATE = "make replicate"
+RANK_SWEEP = (
+    ".venv/bin/python -m cpnb sweep notebooks/06_rank_sweep.ipynb -p ranks_conv2 [16,32,64,128] "
+    "-p ranks_conv3 [16,32,64,128] -p train_size 8000 -p epochs 3 -p test_size 2000"
+)
 STARTS = (
     ".venv/bin/python -m cpnb sweep notebooks/04_finetune.ipynb -p dataset chars74k "
     "-p train_size 500 -p claim start-survival --grid method=nls,als,greedy lr=0.01,0.05 "

@@ -48,6 +48,15 @@ def main_runs(rows: list[dict] | None, ranks: dict = RANKS_64, plain: bool = Fal
     return newest([r for r in runs if bool(setting(r, "max_degeneracy", 10.0)) != plain], "seed")
 
 
+def main_sweep(rows: list[dict] | None) -> dict | None:
+    """The recorded sweep of ranks with the most points, the newest of such; None without any.
+
+    Not simply the newest: `make replicate` leaves a small one.
+    """
+    sweeps = chosen(rows, claim="rank-sweep")
+    return max(reversed(sweeps), key=lambda sweep: len(sweep["points"]), default=None)
+
+
 def optimised_charnets(rows: list[dict] | None) -> dict[tuple, list[dict]]:
     """Ranks, as pairs of layer and rank, to the timings of that CharNet on 64 patches.
 

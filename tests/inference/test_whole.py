@@ -149,6 +149,17 @@ def test_normalisation_activation_and_shortcut_are_drawn_into_the_layers():
     ]
 
 
+def test_stochastic_depth_is_known_by_its_name_and_has_no_effect():
+    """The name is asked in place of the class: torchvision takes seconds to import."""
+    from torchvision.ops import StochasticDepth
+
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3), StochasticDepth(0.5, "row"), torch.nn.ReLU()
+    )
+    kinds = [step.kind for step in steps_of(net.eval(), torch.randn(1, 2, 5, 5))]
+    assert kinds == ["input", "conv"]
+
+
 def test_a_layer_that_takes_more_multiplies_factored_is_dense():
     net = nn.Sequential(factored(200, 8, 8, 3)).eval()
     assert [step.kind for step in steps_of(net, torch.randn(1, 8, 9, 9))] == ["input", "conv"]

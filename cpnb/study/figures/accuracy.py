@@ -7,12 +7,11 @@ import numpy as np
 
 from cpnb.data.distortions import PATCH
 from cpnb.data.glyphs import CLASSES
-from cpnb.runs.records import recorded
-from cpnb.study.commands import REPLICATE
+from cpnb.study.commands import RANK_SWEEP
 from cpnb.study.figures.labels import label_points
 from cpnb.study.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, RED, nothing
 from cpnb.study.machines import machine
-from cpnb.study.selection import characters
+from cpnb.study.selection import characters, main_sweep
 
 SPEEDUP = "measured speed-up, over dense in PyTorch (×)"
 DROP = "accuracy drop (points; above 2 logarithmic)"
@@ -79,7 +78,7 @@ def tradeoff(
     ----------
     rows : list of dict, optional
         Keys: speedup, bound (×), drop_before, drop_after (percentage points), label. By default the
-        points of the newest sweep of ranks in `records`.
+        points of the largest sweep of ranks in `records`.
     title : str
     paper : dict, optional
         The paper's point: speedup, drop, label.
@@ -87,11 +86,10 @@ def tradeoff(
         The committed records by default; they count only where no `rows` are given.
     """
     if rows is None:
-        sweeps = recorded() if records is None else records
-        sweeps = [row for row in sweeps if row["claim"] == "rank-sweep"]
-        if not sweeps:
-            return nothing(REPLICATE)
-        rows, title = sweeps[-1]["points"], title or of_sweep(sweeps[-1])
+        sweep = main_sweep(records)
+        if sweep is None:
+            return nothing(RANK_SWEEP)
+        rows, title = sweep["points"], title or of_sweep(sweep)
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=[1.25, 1])
     rows = sorted(rows, key=lambda row: row["speedup"])
     for key, label, color, marker in (

@@ -6,10 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from cpnb.study.commands import REPLICATE
+from cpnb.study.commands import RANK_SWEEP
 from cpnb.study.figures.accuracy import of_sweep
 from cpnb.study.figures.style import nothing
-from cpnb.study.selection import chosen
+from cpnb.study.selection import main_sweep
 
 LABELS = 12  # along an axis; of more values some go without
 IN_FIELDS = 64  # fields that have room for their numbers
@@ -56,22 +56,22 @@ def over_two(points, across: str, up: str, figure: str, unit: str = ""):
 
 
 def drops_by_rank(rows: list[dict] | None = None):
-    """Accuracy drop after fine-tuning over the ranks of conv2 and conv3: the newest recorded sweep.
+    """Accuracy drop after fine-tuning over the ranks of conv2 and conv3, of the largest sweep.
 
     Parameters
     ----------
     rows : list of dict, optional
         Records; the committed ones by default.
     """
-    sweeps = chosen(rows, claim="rank-sweep")
-    if not sweeps:
-        return nothing(REPLICATE)
-    points = pd.DataFrame(sweeps[-1]["points"])
+    sweep = main_sweep(rows)
+    if sweep is None:
+        return nothing(RANK_SWEEP)
+    points = pd.DataFrame(sweep["points"])
     names = ["rank of conv2", "rank of conv3"]
     points[names] = points["label"].str.split("/", expand=True).astype(int)
     drop = "accuracy drop after fine-tuning"
     fig = over_two(points.rename(columns={"drop_after": drop}), *names[::-1], drop, "points")
-    fig.axes[0].set_title(of_sweep(sweeps[-1]).replace(", recorded", "\nrecorded"), fontsize=10)
+    fig.axes[0].set_title(of_sweep(sweep).replace(", recorded", "\nrecorded"), fontsize=10)
     return fig
 
 
