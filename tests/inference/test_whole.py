@@ -153,9 +153,7 @@ def test_stochastic_depth_is_known_by_its_name_and_has_no_effect():
     """The name is asked in place of the class: torchvision takes seconds to import."""
     from torchvision.ops import StochasticDepth
 
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(2, 3, 3), StochasticDepth(0.5, "row"), torch.nn.ReLU()
-    )
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), StochasticDepth(0.5, "row"), nn.ReLU())
     kinds = [step.kind for step in steps_of(net.eval(), torch.randn(1, 2, 5, 5))]
     assert kinds == ["input", "conv"]
 
